@@ -1,0 +1,43 @@
+"""
+How the documentation is built: ``python -m sphinx -W docs docs/_build``.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version as version_of
+
+project = "eventbus"
+author = "the eventbus authors"
+project_copyright = "2026, the eventbus authors"
+release = version_of("eventbus")
+version = ".".join(release.split(".")[:2])
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build"]
+
+# Pages are MyST; what stands in docstrings is reStructuredText. Symbols in single backticks
+# become links where they can.
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+default_role = "py:obj"
+suppress_warnings: list[str] = []
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Source"]
+
+# Examples are copied without their prompts.
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = f"eventbus {release}"
