@@ -1,0 +1,400 @@
+"""
+What was given up on: the dead letter, the store's protocol, and the store in memory.
+
+Law: a letter tells the whole story, and a store keeps letters in the order in which
+they first arrived. Nothing here calls a handler or decides what is given up on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import islice
+from threading import Lock
+from typing import Any, Literal, Protocol, TypedDict, Unpack, get_args
+
+import attrs
+
+from eventbus._envelope import Envelope
+from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
+
+__all__ = [
+    "AttemptFailure",
+    "DeadLetter",
+    "DeadLetters",
+    "Filters",
+    "InMemoryDeadLetters",
+    "matcher",
+    "story",
+]
+
+Reason = Literal["failed", "dropped", "undelivered"]
+Overflow = Literal["drop_oldest", "drop_newest", "raise"]
+
+MESSAGE_LIMIT = 2_000  # characters; longer ones are usually a dumped payload
+TRACEBACK_LIMIT = 10_000  # characters: about 100 frames
+
+
+@attrs.frozen(kw_only=True)
+class AttemptFailure:
+    """
+    How one attempt failed.
+
+    Attributes:
+        number: Which attempt it was, counted from 1 over all redrives; 0: none was made.
+        exception: What was raised, or ``None`` where only the texts were kept: they are
+            the promise. Through its traceback it keeps the frames of the handler alive,
+            and their local variables, as long as the letter is kept in memory.
+        error_type: Its module and qualified name; of a builtin the name alone.
+        message: Its text, at most 2,000 characters; says so where it is cut, in the middle.
+        traceback: As Python prints it; likewise, at most 10,000 characters.
+        time: When the attempt failed, in UTC.
+
+    .. versionadded:: 0.1
+    """
+
+    number: int
+    exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
+    error_type: str
+    message: str
+    traceback: str = attrs.field(repr=False)
+    time: datetime
+
+
+@attrs.frozen(kw_only=True)
+class DeadLetter:
+    """
+    One event that one subscription could not take, with its story.
+
+    Attributes:
+        id: The letter's own id; it stays the same through redrives.
+        envelope: The event and what is known about it.
+        subscription: The name of the subscription that gave up.
+        reason: ``failed``: the handler did, and its retries were spent. ``dropped`` and
+            ``undelivered`` are for events that never came to their handler.
+        attempts: How often the handler was called, over all redrives.
+        failures: One entry for each attempt, oldest first, those of redrives included.
+        first_failure: When the first attempt failed, in UTC.
+        last_failure: When the last attempt failed, in UTC.
+        idempotency_key: The key of the delivery, or ``None``.
+        redrives: How many redrives have failed.
+
+    .. versionadded:: 0.1
+    """
+
+    id: str
+    envelope: Envelope[Any]
+    subscription: str
+    reason: Reason = "failed"
+    attempts: int
+    failures: tuple[AttemptFailure, ...]
+    first_failure: datetime
+    last_failure: datetime
+    idempotency_key: str | None = None
+    redrives: int = 0
+
+    @property
+    def event(self) -> Any:
+        """
+        The event itself.
+        """
+        return self.envelope.event
+
+    @property
+    def error_type(self) -> str:
+        """
+        The last failure's error type; empty if no attempt was made.
+        """
+        return self.failures[-1].error_type if self.failures else ""
+
+    @property
+    def message(self) -> str:
+        """
+        The last failure's message; empty if no attempt was made.
+        """
+        return self.failures[-1].message if self.failures else ""
+
+    @property
+    def traceback(self) -> str:
+        """
+        The last failure's traceback; empty if no attempt was made.
+        """
+        return self.failures[-1].traceback if self.failures else ""
+
+
+def _type_name(error: type[BaseException]) -> str:
+    module = error.__module__
+    return error.__qualname__ if module == "builtins" else f"{module}.{error.__qualname__}"
+
+
+def _cut(text: str, limit: int) -> str:
+    note = f"\n... (cut: {len(text):,} characters in all) ...\n"
+    head, tail = limit - limit // 2 - len(note), limit // 2
+    return text if len(text) <= limit else text[:head] + note + text[-tail:]
+
+
+def story(number: int, exception: BaseException, time: datetime) -> AttemptFailure:
+    """
+    Write down how attempt *number* failed, even if *exception* cannot be printed.
+
+    .. versionadded:: 0.1
+    """
+    import traceback  # late: for start-up time
+
+    try:
+        message = str(exception)
+    except Exception as error:
+        message = f"<not printable: {_type_name(type(error))}>"
+    try:
+        trace = "".join(traceback.format_exception(exception))
+    except Exception:  # malformed attributes, as those of a SyntaxError made by hand
+        trace = "".join(traceback.format_tb(exception.__traceback__))
+    return AttemptFailure(
+        number=number,
+        exception=exception,
+        error_type=_type_name(type(exception)),
+        message=_cut(message, MESSAGE_LIMIT),
+        traceback=_cut(trace, TRACEBACK_LIMIT),
+        time=time,
+    )
+
+
+class Filters(TypedDict, total=False):
+    """
+    The keywords by which letters are chosen; a letter meets all that are given.
+
+    Attributes:
+        event_type: The event is an instance of this class.
+        subscription: The subscription's name.
+        error: The last failure's exception class, or one it derives from; or its name,
+            qualified or simple. Where only texts were kept, a class stands for its name.
+        reason: Why the letter was kept.
+        since: The last failure was then or later; must have a time zone, as *until*.
+        until: The last failure was before.
+
+    .. versionadded:: 0.1
+    """
+
+    event_type: type[Any] | None
+    subscription: str | None
+    error: type[BaseException] | str | None
+    reason: Reason | None
+    since: datetime | None
+    until: datetime | None
+
+
+def _is_error(letter: DeadLetter, error: type[BaseException] | str) -> bool:
+    name = letter.error_type
+    if isinstance(error, str):
+        return name != "" and error in (name, name.rpartition(".")[2])
+    exception = letter.failures[-1].exception if letter.failures else None
+    return name == _type_name(error) if exception is None else isinstance(exception, error)
+
+
+_CONDITIONS: dict[str, Callable[[DeadLetter, Any], bool]] = {
+    "event_type": lambda letter, wanted: isinstance(letter.event, wanted),
+    "subscription": lambda letter, wanted: letter.subscription == wanted,
+    "error": _is_error,
+    "reason": lambda letter, wanted: letter.reason == wanted,
+    "since": lambda letter, wanted: letter.last_failure >= wanted,
+    "until": lambda letter, wanted: letter.last_failure < wanted,
+}
+
+
+def matcher(**filters: Unpack[Filters]) -> Callable[[DeadLetter], bool]:
+    """
+    Return what tells of a letter whether it meets *filters*; for `DeadLetters` to use.
+
+    .. versionadded:: 0.1
+    """
+    if unknown := filters.keys() - _CONDITIONS.keys():
+        raise TypeError(f"no filters: {sorted(unknown)}; there are {', '.join(_CONDITIONS)}")
+    for time in (filters.get("since"), filters.get("until")):
+        if time is not None and time.utcoffset() is None:
+            raise ValueError(f"{time!r} has no time zone; datetime.now(timezone.utc) has one")
+    given = {name: wanted for name, wanted in filters.items() if wanted is not None}
+    return lambda letter: all(_CONDITIONS[name](letter, given[name]) for name in given)
+
+
+class DeadLetters(Protocol):
+    """
+    Keeps dead letters in the order in which they first arrived.
+
+    All methods may be called from any thread; what they return is a snapshot. Those
+    given an id of which there is no letter raise `DeadLetterNotFoundError`.
+    ``tests/contracts/dead_letters.py`` is what every implementation passes.
+
+    .. versionadded:: 0.1
+    """
+
+    def add(self, letter: DeadLetter) -> None:
+        """
+        Keep a letter, or raise `ValueError`: one of its id is kept already.
+        """
+        ...
+
+    def get(self, id: str) -> DeadLetter:
+        """
+        Return the letter of that id.
+        """
+        ...
+
+    def query(
+        self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[Filters]
+    ) -> tuple[DeadLetter, ...]:
+        """
+        Return the letters that meet the filters, first arrival first, at most *limit*.
+
+        For the next page, give the id of the last letter as *after*: it must still be
+        kept, and only letters that arrived later are returned.
+        """
+        ...
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """
+        Return how many letters meet the filters.
+        """
+        ...
+
+    def replace(self, letter: DeadLetter) -> None:
+        """
+        Put *letter* in the place of the one with its id, as after a failed redrive.
+        """
+        ...
+
+    def remove(self, id: str) -> DeadLetter:
+        """
+        Take the letter of that id out and return it.
+        """
+        ...
+
+    def discard(self, **filters: Unpack[Filters]) -> int:
+        """
+        Throw away the letters that meet the filters, all if none is given; count them.
+        """
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[DeadLetter]: ...
+
+
+@attrs.define(eq=False, kw_only=True)
+class InMemoryDeadLetters:
+    """
+    Keeps dead letters in this process, until it ends.
+
+    Args:
+        capacity: How many letters to keep at most.
+        overflow: What happens to one more: ``drop_oldest`` makes room for it,
+            ``drop_newest`` lets it go, ``raise`` refuses it with `DeadLettersFullError`.
+            Dropping logs one warning, and another only if there was room in between.
+
+    Attributes:
+        dropped: How many letters were dropped for want of room.
+
+    .. versionadded:: 0.1
+    """
+
+    capacity: int = attrs.field(default=10_000, validator=attrs.validators.ge(1))
+    overflow: Overflow = attrs.field(
+        default="drop_oldest", validator=attrs.validators.in_(get_args(Overflow))
+    )
+    _by_id: OrderedDict[str, DeadLetter] = attrs.field(init=False, factory=OrderedDict, repr=False)
+    _lock: Lock = attrs.field(init=False, factory=Lock, repr=False)
+    dropped: int = attrs.field(init=False, default=0)
+    _overflowing: bool = attrs.field(init=False, default=False, repr=False)
+
+    def add(self, letter: DeadLetter) -> None:
+        """
+        Keep a letter; where there is no room, do as *overflow* says.
+        """
+        with self._lock:
+            if letter.id in self._by_id:
+                raise ValueError(f"dead letter {letter.id!r} is kept already: use replace()")
+            is_full = len(self._by_id) >= self.capacity
+            if is_full and self.overflow == "raise":
+                raise DeadLettersFullError(
+                    f"{letter.envelope.name} {letter.envelope.id} of {letter.subscription} is not"
+                    f" kept: all {self.capacity} places are taken, redrive or discard some"
+                )
+            if is_full and self.overflow == "drop_oldest":
+                self._by_id.popitem(last=False)
+            if not is_full or self.overflow == "drop_oldest":
+                self._by_id[letter.id] = letter
+            self.dropped += is_full
+            begins = is_full and not self._overflowing
+            self._overflowing = is_full
+        if begins:
+            import logging  # late: for start-up time
+
+            text = "all %d places for dead letters are taken (%s): redrive or discard some"
+            logging.getLogger("eventbus").warning(text, self.capacity, self.overflow)
+
+    def get(self, id: str) -> DeadLetter:
+        """
+        Return the letter of that id.
+        """
+        with self._lock:
+            return self._by_id[self._known(id)]
+
+    def query(
+        self, *, limit: int | None = None, after: str | None = None, **filters: Unpack[Filters]
+    ) -> tuple[DeadLetter, ...]:
+        """
+        Return the letters that meet the filters, first arrival first.
+        """
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit must be at least 1, not {limit!r}")
+        return tuple(islice(filter(matcher(**filters), self._kept(after)), limit))
+
+    def count(self, **filters: Unpack[Filters]) -> int:
+        """
+        Return how many letters meet the filters.
+        """
+        return len(self.query(**filters))
+
+    def replace(self, letter: DeadLetter) -> None:
+        """
+        Put *letter* in the place of the one with its id.
+        """
+        with self._lock:
+            self._by_id[self._known(letter.id)] = letter
+
+    def remove(self, id: str) -> DeadLetter:
+        """
+        Take the letter of that id out and return it.
+        """
+        with self._lock:
+            return self._by_id.pop(self._known(id))
+
+    def discard(self, **filters: Unpack[Filters]) -> int:
+        """
+        Throw away the letters that meet the filters, all if none is given; count them.
+        """
+        discarded = 0
+        for letter in self.query(**filters):  # filters are the user's code: not under the lock
+            with self._lock:
+                if self._by_id.get(letter.id) is letter:
+                    del self._by_id[letter.id]
+                    discarded += 1
+        return discarded
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(self._kept())
+
+    def _kept(self, after: str | None = None) -> list[DeadLetter]:
+        with self._lock:
+            start = 0 if after is None else [*self._by_id].index(self._known(after)) + 1
+            return [*self._by_id.values()][start:]
+
+    def _known(self, id: str) -> str:
+        if id not in self._by_id:
+            raise DeadLetterNotFoundError(
+                f"there is no dead letter {id!r}: it was redriven, discarded, dropped or never kept"
+            )
+        return id

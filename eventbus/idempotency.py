@@ -1,0 +1,398 @@
+"""
+Who may handle a key: the claim, the store's protocol, and the store in memory.
+
+Law: a store decides, it does not wait. Every method takes *now*, in seconds on the
+bus's monotonic clock; nothing here reads a clock, sleeps or calls a handler.
+
+A key is a pair (scope, key). Its life::
+
+    free ──claim──► pending ──complete──► done ──ttl──► free
+                      ├──release─────────────┴────────► free
+                      └──lease ends: the next claim takes the key over
+
+A claim is its own fence: once another one has taken the key over, or the key was
+forgotten, whatever the late holder does answers ``False`` and touches nothing.
+
+Source: leases and fencing: M. Kleppmann, "How to do distributed locking", 2016.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import repeat
+from math import inf
+from threading import Lock
+from typing import Any, Literal, Protocol
+from weakref import ref
+
+import attrs
+
+__all__ = ["Claim", "HasId", "IdempotencyStore", "InMemoryIdempotencyStore"]
+
+ClaimState = Literal["granted", "done", "pending"]
+
+
+class HasId(Protocol):
+    """
+    What knows the id of the event that is being handled.
+
+    .. versionadded:: 0.1
+    """
+
+    @property
+    def id(self) -> str:
+        """
+        The event's id, perhaps made only now.
+        """
+        ...
+
+
+class Claim(Protocol):
+    """
+    What a store answers when a key is claimed.
+
+    .. versionadded:: 0.1
+    """
+
+    @property
+    def state(self) -> ClaimState:
+        """
+        ``granted``: the key is yours. ``done``: a success is on record.
+
+        ``pending``: another holder is at it, and its lease has not ended.
+        """
+        ...
+
+    @property
+    def event_id(self) -> str | None:
+        """
+        The id of the event that holds the key, ``None`` where that is not known.
+        """
+        ...
+
+    @property
+    def expires(self) -> float:
+        """
+        When the lease (granted, pending) or the ttl (done) ends, as far as known.
+        """
+        ...
+
+
+class IdempotencyStore(Protocol):
+    """
+    Remembers which keys are being handled and which have been.
+
+    All methods may be called from any thread. Every *claim* argument is what this
+    store's own `claim` returned; one that was not granted owns nothing. Intervals
+    are half open: at the instant a lease or a ttl ends, the key is free.
+    ``tests/contracts/idempotency_store.py`` is what every implementation passes.
+
+    .. versionadded:: 0.1
+    """
+
+    def claim(self, scope: str, key: str, *, source: HasId, now: float) -> Claim:
+        """
+        Ask for a key; of all who ask for a free one, exactly one is granted.
+
+        Keys of different scopes never meet; the empty text is a key like any other.
+        *source* stands for the event; a store need not ask for its id, nor keep it alive.
+        """
+        ...
+
+    def renew(self, claim: Any, *, now: float) -> bool:
+        """
+        Let the lease run anew from *now*; ``False`` when fenced off, freed or completed.
+
+        A lease that has ended is renewed while nobody has taken the key over.
+        """
+        ...
+
+    def complete(self, claim: Any, *, now: float) -> bool:
+        """
+        Record success for one ttl from *now*; ``False`` when fenced off.
+
+        A lease that has ended does not matter until the key is taken over.
+        """
+        ...
+
+    def release(self, claim: Any) -> bool:
+        """
+        Free the key, pending or completed; ``False`` when fenced off.
+        """
+        ...
+
+    def add_waiter(self, claim: Any, callback: Callable[[], object]) -> bool | None:
+        """
+        Have *callback* called, once, when the holder a pending *claim* met is settled.
+
+        Settled: completed, released, taken over or forgotten. The thread that did it calls,
+        outside any lock; *callback* must be quick and not raise. A crashed holder settles
+        nothing: wait until `Claim.expires`, then claim again.
+
+        Returns:
+            ``True``: it will be called. ``False``: the holder is settled already, claim
+            again. ``None``: this store cannot call back, claim again every now and then.
+        """
+        ...
+
+
+class _Held:
+    """
+    A granted claim, and the record of its key: its identity is the fence.
+
+    There is no ``__init__``: `claim` stores the slots itself, which is a call cheaper.
+    *open* is there while the claim is pending, and whoever deletes it decides what
+    becomes of the claim: under the GIL, exactly one ``del`` of a slot succeeds.
+    """
+
+    __slots__ = ("expires", "name", "open", "source", "ttl_ends", "waiters")
+
+    name: tuple[str, str]
+    source: Callable[[], HasId | None]
+    expires: float  # the lease
+    ttl_ends: float  # of a completed claim, and set before its *open* goes
+    open: Literal[True]
+    waiters: list[Callable[[], object]] | None
+
+    @property
+    def state(self) -> ClaimState:
+        return "granted"
+
+    @property
+    def event_id(self) -> str | None:
+        source = self.source()
+        return None if source is None else source.id
+
+    def close(self) -> bool:
+        try:
+            del self.open
+        except AttributeError:
+            return False
+        return True
+
+    def has_expired(self, now: float) -> bool:
+        # Only under the store's lock: after True the record must go.
+        if hasattr(self, "open") and (now < self.expires or self.close()):
+            return now >= self.expires
+        return now >= self.ttl_ends
+
+
+@attrs.frozen
+class _Refused:
+    """
+    A claim that met another holder.
+    """
+
+    holder: _Held
+    state: ClaimState
+    expires: float
+
+    @property
+    def event_id(self) -> str | None:
+        return self.holder.event_id
+
+
+@attrs.define(eq=False, kw_only=True)
+class InMemoryIdempotencyStore:
+    """
+    Remembers keys in this process, until it ends.
+
+    The source of a key is kept by a weak reference, if it has any, and asked for its id
+    only when a duplicate wants it: once the source is gone, that is not known.
+
+    Args:
+        ttl: How long a success is remembered, in seconds. The default is a day.
+        lease: How long a holder may be silent before its key is free, in seconds.
+        capacity: How many keys to remember at most. Beyond it, those whose success is
+            the oldest are forgotten, up to a sixty-fourth of the capacity in one go.
+            Pending keys are never forgotten, even where they alone are too many.
+
+    .. versionadded:: 0.1
+    """
+
+    # Why claim and complete need no lock. A record enters *_records* by `dict.setdefault`
+    # alone, which is atomic. It leaves only under *_lock*, a pending one only after its
+    # *open* was taken. So whoever takes *open* in `complete` still owns the key, and a
+    # takeover at the same time loses the race for *open* and finds a success.
+
+    ttl: float = attrs.field(default=86_400.0, validator=attrs.validators.gt(0))
+    lease: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
+    capacity: int = attrs.field(default=100_000, validator=attrs.validators.ge(1))
+    _records: dict[tuple[str, str], _Held] = attrs.field(init=False, factory=dict, repr=False)
+    _finished: deque[_Held] = attrs.field(init=False, factory=deque, repr=False)
+    _lock: Lock = attrs.field(init=False, factory=Lock, repr=False)
+    _tidy_at: int = attrs.field(init=False, default=0, repr=False)  # at so many records
+    _scan_at: int = attrs.field(init=False, default=0, repr=False)  # at so many pending ones
+
+    def claim(self, scope: str, key: str, *, source: HasId, now: float) -> Claim:
+        """
+        Ask for a key; of all who ask for a free one, exactly one is granted.
+        """
+        held = _Held()
+        held.name = name = (scope, key)
+        try:
+            held.source = ref(source)
+        except TypeError:
+            held.source = repeat(source).__next__  # a lambda would cost every claim a cell
+        held.expires = now + self.lease
+        held.open = True
+        held.waiters = None
+        records = self._records
+        if records.setdefault(name, held) is not held:
+            return self._contend(held, now)
+        if len(records) > self._tidy_at:
+            self._make_room(now)
+        return held
+
+    def renew(self, claim: Any, *, now: float) -> bool:
+        """
+        Let the lease run anew from *now*; ``False`` when fenced off, freed or completed.
+        """
+        with self._lock:
+            if is_ours := self._owns(claim) and hasattr(claim, "open"):
+                claim.expires = now + self.lease
+            return is_ours
+
+    def complete(self, claim: Any, *, now: float) -> bool:
+        """
+        Record success for one ttl from *now*; ``False`` when fenced off.
+        """
+        try:
+            claim.ttl_ends = now + self.ttl
+            del claim.open
+        except AttributeError:  # decided before; or refused, which can store nothing
+            with self._lock:
+                return self._owns(claim)
+        self._finished.append(claim)
+        if claim.waiters is not None:
+            self._wake([claim])
+        return True
+
+    def release(self, claim: Any) -> bool:
+        """
+        Free the key, pending or completed; ``False`` when fenced off.
+        """
+        with self._lock:
+            if not self._owns(claim):
+                return False
+            self._remove(claim)
+        self._wake([claim])
+        return True
+
+    def add_waiter(self, claim: Claim, callback: Callable[[], object]) -> bool:
+        """
+        Have *callback* called, once, when the holder *claim* met is settled.
+        """
+        if not isinstance(claim, _Refused):
+            return False
+        holder = claim.holder
+        with self._lock:
+            # First in, then look: `complete` takes *open* first and then looks in here.
+            holder.waiters = [*(holder.waiters or ()), callback]
+            if hasattr(holder, "open"):
+                return True
+            holder.waiters.pop()
+        return False
+
+    def forget(self, scope: str, key: str) -> bool:
+        """
+        Free a key whoever holds it; ``False`` when it is free.
+
+        .. versionadded:: 0.1
+        """
+        with self._lock:
+            record = self._records.get((scope, key))
+            if record is None:
+                return False
+            self._remove(record)
+        self._wake([record])
+        return True
+
+    def clear(self) -> None:
+        """
+        Free all keys whoever holds them.
+
+        .. versionadded:: 0.1
+        """
+        for name in list(self._records):
+            self.forget(*name)
+
+    def __len__(self) -> int:
+        return len(self._records)  # with some that are free, but not swept out yet
+
+    def _owns(self, claim: Claim) -> bool:
+        return isinstance(claim, _Held) and self._records.get(claim.name) is claim
+
+    def _contend(self, held: _Held, now: float) -> Claim:
+        lapsed: list[_Held] = []
+        with self._lock:
+            holder = self._records.setdefault(held.name, held)
+            if holder is not held and holder.has_expired(now):
+                self._remove(holder)
+                lapsed.append(holder)
+                holder = self._records.setdefault(held.name, held)
+            claim = held if holder is held else _refuse(holder)
+        self._wake(lapsed)
+        return claim
+
+    def _remove(self, record: _Held) -> None:
+        record.close()
+        del self._records[record.name]
+        finished = self._finished
+        if len(finished) > 2 * len(self._records) + 64:  # most were taken out in this way
+            for _ in range(len(finished)):  # in place: `complete` may append meanwhile
+                each = finished.popleft()
+                if self._owns(each):
+                    finished.append(each)
+
+    def _make_room(self, now: float) -> None:
+        """
+        Sweep out what has expired and, beyond capacity, the oldest successes.
+        """
+        with self._lock:
+            self._shrink(now, keep=inf)
+            lapsed = self._sweep_lapsed(now)
+            slack = self.capacity // 64  # so many claims share the next tidying up
+            if len(self._records) > self.capacity:
+                self._shrink(now, keep=self.capacity - slack)
+            self._tidy_at = min(self.capacity, len(self._records) + slack)
+        self._wake(lapsed)
+
+    def _shrink(self, now: float, *, keep: float) -> None:
+        finished, records = self._finished, self._records
+        while finished and (now >= finished[0].ttl_ends or len(records) > keep):
+            record = finished.popleft()
+            if self._owns(record):
+                del records[record.name]
+
+    def _sweep_lapsed(self, now: float) -> list[_Held]:
+        """
+        Sweep out crashed holders, each time the pending keys have doubled in number.
+        """
+        if len(self._records) - len(self._finished) <= self._scan_at:
+            return []
+        lapsed = [each for each in list(self._records.values()) if each.has_expired(now)]
+        for record in lapsed:
+            del self._records[record.name]
+        pending = len(self._records) - len(self._finished)
+        self._scan_at = max(self.capacity // 2, 2 * pending)
+        return lapsed
+
+    def _wake(self, records: list[_Held]) -> None:
+        for record in records:
+            with self._lock:
+                waiters, record.waiters = record.waiters, None
+            for callback in waiters or ():
+                try:
+                    callback()
+                except Exception:
+                    import logging  # late: for start-up time
+
+                    logging.getLogger("eventbus").exception("waiter %r raised", callback)
+
+
+def _refuse(holder: _Held) -> _Refused:
+    if hasattr(holder, "open"):
+        return _Refused(holder, "pending", holder.expires)
+    return _Refused(holder, "done", holder.ttl_ends)
