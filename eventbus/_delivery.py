@@ -1,0 +1,353 @@
+"""
+One event to one subscription: claim, call, retry, bury.
+
+Law: a subscription is folded once, and what it did not ask for is not in the fold.
+Here and in `_dispatch`, and nowhere else, is code of two colours: a twin only calls
+and waits; what follows is decided in `_verdict`.
+
+The order of the layers is fixed, from the outside in::
+
+    weak → filter → once → idempotency → retry → timeout → wrap → handler
+
+A filter that raises is not retried. A retry does not ask the filter again, nor for
+the key. Each attempt has the whole timeout. What ``wrap`` adds runs in each attempt.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
+
+from eventbus._attempt import acall_of, call_of, running_loop, settle
+from eventbus._envelope import here
+from eventbus._furniture import Furniture
+from eventbus._receipt import Receipt, ancestry
+from eventbus._routing import Folded, miss
+from eventbus._subscription import Subscription
+from eventbus._verdict import Trial, Verdict
+from eventbus.errors import RunningLoopError
+from eventbus.idempotency import Claim
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Delivery"]
+
+AnyCall = Callable[[Any], Any]
+
+# Seconds between two questions after a claim, where the store cannot call back.
+# Short against any handler worth an idempotency key, long against a query.
+_POLL = 0.02
+
+
+class Delivery(Verdict):
+    """
+    One subscription, folded: what a dispatch calls, and what follows.
+
+    Args:
+        subscription: The subscription.
+        furniture: What to work with.
+        target: Called with the event: the handler inside its ``wrap`` hooks.
+    """
+
+    def __init__(self, subscription: Subscription, furniture: Furniture, target: AnyCall) -> None:
+        super().__init__(subscription, furniture)
+        self._acall = acall_of(subscription, target, furniture.clock)
+        self._call = call_of(subscription, target, self._acall, furniture.loop_thread)
+
+    def fold(self) -> Folded:
+        """
+        Return what a dispatch calls for this subscription.
+        """
+        options, (call, acall) = self.options, self._policed()
+        if options.once:
+            ticket = self.furniture.ticket(self.subscription)
+            call, acall = self._once(call, ticket), self._once(acall, ticket)
+        if options.where is not None:
+            call, acall = self._filtered(call), self._filtered(acall)
+        if options.weak:
+            call, acall = self._while_alive(call), self._while_alive(acall)
+        return Folded(call, acall, self._settle, self.fail)
+
+    def _policed(self) -> tuple[AnyCall, AnyCall]:
+        """
+        Return the handler under its policies, no longer than it takes to keep them.
+        """
+        furniture = self.furniture
+        if furniture.observers or furniture.timings:
+            return self.deliver, self.adeliver
+        if self.options.idempotency_key is not None:
+            return self._claiming(), self.adeliver
+        if self.policy is not None:
+            return self._retrying(), self.adeliver
+        return self._call, self._acall
+
+    def _settle(self, result: object) -> None:
+        settle(result, self.subscription, self.furniture.loop_thread)
+
+    def _once(self, call: AnyCall, ticket: list[bool]) -> AnyCall:
+        def once(event: Any) -> Any:
+            try:
+                ticket.pop()  # of any number of threads one gets it
+            except IndexError:
+                return miss(self.counters)
+            self.subscription.cancel()
+            return call(event)
+
+        return once
+
+    def _filtered(self, call: AnyCall) -> AnyCall:
+        where, counters = self.options.where, self.counters
+        assert where is not None
+
+        def filtered(event: Any) -> Any:
+            try:
+                wanted = where(event)
+            except Exception as error:
+                return self.bury(Trial(here.get().current, number=0), error)
+            return call(event) if wanted else miss(counters)
+
+        return filtered
+
+    def _while_alive(self, call: AnyCall) -> AnyCall:
+        def alive(event: Any) -> Any:
+            handler = self.subscription.handler  # held until the call has returned
+            if handler is None:
+                self.subscription.cancel()
+                return miss(self.counters)
+            return call(event)
+
+        return alive
+
+    # -- the short ways, for `publish` where nobody measures or watches -----------------------
+
+    def _retrying(self) -> AnyCall:
+        call, settle, monotonic = self._call, self._settle, self.furniture.clock.monotonic
+
+        def retrying(event: Any) -> None:
+            began = monotonic()
+            try:
+                if (result := call(event)) is not None:
+                    settle(result)
+                return
+            except Exception as error:
+                failure = error
+            # Out here, for else what the next attempt raises would seem to come of it.
+            self._persist(Trial(here.get().current, began=began), event, failure)
+
+        return retrying
+
+    def _claiming(self) -> AnyCall:
+        call, settle, monotonic = self._call, self._settle, self.furniture.clock.monotonic
+        key_of, store, name = self.key_of, self.furniture.idempotency, self.subscription.name
+
+        def claiming(event: Any) -> None:
+            receipt, began = here.get().current, monotonic()
+            try:
+                key = key_of(event)
+                claim = None if key is None else store.claim(name, key, source=receipt, now=began)
+            except Exception as error:
+                return self.bury(Trial(receipt, number=0), error)
+            if claim is None or claim.state != "granted":
+                return self.deliver(event)
+            try:
+                if (result := call(event)) is not None:
+                    settle(result)
+            except Exception as error:
+                failure = error
+            except BaseException:
+                self.let_go(Trial(receipt, key, claim))
+                raise
+            else:
+                store.complete(claim, now=monotonic())
+                return
+            self._persist(Trial(receipt, key, claim, began), event, failure)
+
+        return claiming
+
+    # -- one event to this subscription: the twins ----------------------------------------
+
+    def deliver(self, event: Any) -> None:
+        """
+        Claim, call, retry and bury, waiting in the calling thread.
+        """
+        trial = Trial(here.get().current)
+        if not self._claimed(trial, event):
+            return
+        clock = self.furniture.clock
+        trial.began = clock.monotonic()
+        try:
+            if (result := self._call(event)) is not None:
+                self._settle(result)
+        except Exception as error:
+            failure = error
+        except BaseException:
+            self.let_go(trial)
+            raise
+        else:
+            return self.succeeded(trial, clock.monotonic() - trial.began)
+        self._persist(trial, event, failure)
+
+    async def adeliver(self, event: Any) -> None:
+        """
+        Claim, call, retry and bury, suspending the calling task.
+        """
+        trial = Trial(here.get().current)
+        if not await self._aclaimed(trial, event):
+            return
+        clock = self.furniture.clock
+        trial.began = clock.monotonic()
+        try:
+            if isawaitable(result := self._acall(event)):
+                await result
+        except Exception as error:
+            failure = error
+        except BaseException:
+            self.let_go(trial)
+            raise
+        else:
+            return self.succeeded(trial, clock.monotonic() - trial.began)
+        await self._apersist(trial, event, failure)
+
+    def _persist(self, trial: Trial, event: Any, error: Exception) -> None:
+        """
+        Call again after a failed attempt, until one succeeds or was the last.
+        """
+        clock = self.furniture.clock
+        try:
+            while (delay := self.judge(trial, error)) is not None:
+                clock.sleep(delay)
+                began = clock.monotonic()
+                try:
+                    if (result := self._call(event)) is not None:
+                        self._settle(result)
+                except Exception as next_error:
+                    error = next_error
+                else:
+                    return self.succeeded(trial, clock.monotonic() - began)
+        except BaseException:
+            self.let_go(trial)
+            raise
+
+    async def _apersist(self, trial: Trial, event: Any, error: Exception) -> None:
+        """
+        Call again after a failed attempt, until one succeeds or was the last.
+        """
+        clock = self.furniture.clock
+        try:
+            while (delay := self.judge(trial, error)) is not None:
+                await clock.asleep(delay)
+                began = clock.monotonic()
+                try:
+                    if isawaitable(result := self._acall(event)):
+                        await result
+                except Exception as next_error:
+                    error = next_error
+                else:
+                    return self.succeeded(trial, clock.monotonic() - began)
+        except BaseException:
+            self.let_go(trial)
+            raise
+
+    def _claimed(self, trial: Trial, event: Any) -> bool:
+        """
+        Hold the event's key, if it has one; ``False`` if the delivery ends here.
+        """
+        try:
+            trial.key = key = self.key_of(event)
+            while key is not None and (claim := self._contested(trial, key)) is not None:
+                self._turn(claim)
+        except Exception as error:
+            trial.number = 0
+            self.bury(trial, error)
+            return False
+        return key is None or trial.claim is not None
+
+    def _turn(self, claim: Claim) -> None:
+        """
+        Wait until it is worth while to claim again.
+        """
+        if running_loop() is not None:
+            raise RunningLoopError(
+                f"{self.subscription.name} is at work on another event with the same idempotency "
+                f"key, and publish() in a thread with a running event loop cannot wait for its "
+                f"outcome. Use await bus.apublish(...).",
+                subscription=self.subscription.name,
+            )
+        settled = threading.Event()
+        called_back = self.furniture.idempotency.add_waiter(claim, settled.set)
+        if called_back:
+            settled.wait(self._patience(claim))
+        elif called_back is None:
+            self.furniture.clock.sleep(_POLL)
+
+    async def _aclaimed(self, trial: Trial, event: Any) -> bool:
+        """
+        Hold the event's key, if it has one; ``False`` if the delivery ends here.
+        """
+        try:
+            trial.key = key = self.key_of(event)
+            while key is not None and (claim := self._contested(trial, key)) is not None:
+                await self._aturn(claim)
+        except Exception as error:
+            trial.number = 0
+            self.bury(trial, error)
+            return False
+        return key is None or trial.claim is not None
+
+    async def _aturn(self, claim: Claim) -> None:
+        """
+        Wait until it is worth while to claim again.
+        """
+        import asyncio  # late: whoever awaits has it loaded already
+
+        settled, loop = asyncio.Event(), asyncio.get_running_loop()
+        wake = partial(_set_from_any_thread, loop, settled)
+        called_back = self.furniture.idempotency.add_waiter(claim, wake)
+        if called_back:
+            # The clock that measures the lease may be virtual; this bound is real.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience(claim)):
+                    await settled.wait()
+        elif called_back is None:
+            await self.furniture.clock.asleep(_POLL)
+
+    # -- what the twins share ----------------------------------------------------------------
+
+    def _contested(self, trial: Trial, key: str) -> Claim | None:
+        """
+        Claim *key*; return the claim of another holder where it must be waited for.
+        """
+        receipt = trial.receipt
+        store, now = self.furniture.idempotency, self.furniture.clock.monotonic()
+        claim = store.claim(self.subscription.name, key, source=receipt, now=now)
+        if claim.state == "pending" and not _is_own(claim, receipt):
+            return claim
+        if claim.state == "granted" or trial.redriven is not None:
+            trial.claim = claim  # a redrive is no duplicate, even where the key is another's
+        else:
+            self.suppressed(receipt, key, claim)
+        return None
+
+    def _patience(self, claim: Claim) -> float:
+        return max(0.0, claim.expires - self.furniture.clock.monotonic())
+
+
+def _is_own(claim: Claim, receipt: Receipt) -> bool:
+    """
+    Whether the delivery that holds the key is waiting for this one.
+
+    Then a nested publish with the same key would wait for what it is part of.
+    """
+    return claim.event_id in [each.id for each in ancestry(receipt.parent)]
+
+
+def _set_from_any_thread(loop: asyncio.AbstractEventLoop, settled: asyncio.Event) -> None:
+    try:
+        loop.call_soon_threadsafe(settled.set)
+    except RuntimeError:  # the loop has been closed: nobody waits any more
+        return

@@ -1,0 +1,148 @@
+"""
+One event to all its subscriptions: call by call, a failure ends only its own delivery.
+
+Law: walks a route, and knows nothing of policies: a call is over when it returned, or
+what it returned was awaited. The loop of a publish in which nothing happens stands in
+`_bus`; it comes here when something does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from inspect import isawaitable
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from eventbus._receipt import Receipt
+from eventbus._routing import Route
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["adispatch", "adispatch_concurrently", "dispatch", "fail_first"]
+
+AnyCall = Callable[[Any], Any]
+
+
+def dispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> None:
+    """
+    Call what *walk* still has to give, in order; a failure ends only its own delivery.
+    """
+    event, folded = receipt.event, route.folded
+    try:
+        while True:
+            try:
+                for call in walk:
+                    if (result := call(event)) is not None:
+                        folded[route.position(walk)].settle(result)
+                return
+            except Exception as error:
+                folded[route.position(walk)].fail(receipt, error)
+    except BaseException:
+        _break_off(receipt)
+        route.interrupted(walk)
+        raise
+
+
+def fail_first(receipt: Receipt, route: Route, walk: Iterator[AnyCall], error: Exception) -> None:
+    """
+    Give up the delivery whose call *walk* gave last, before the others go on.
+    """
+    try:
+        route.folded[route.position(walk)].fail(receipt, error)
+    except BaseException:
+        _break_off(receipt)
+        route.interrupted(walk)
+        raise
+
+
+async def adispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> None:
+    """
+    Call and await what *walk* still has to give, one after the other.
+    """
+    event, folded = receipt.event, route.folded
+    try:
+        while True:
+            try:
+                for call in walk:
+                    result = call(event)
+                    if type(result) is CoroutineType or isawaitable(result):
+                        await result
+                return
+            except Exception as error:
+                folded[route.position(walk)].fail(receipt, error)
+    except BaseException:
+        _break_off(receipt)
+        route.interrupted(walk)
+        raise
+
+
+async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> None:
+    """
+    Call all in order, and run what they return at the same time.
+
+    Cancelled, it cancels every handler and waits until each has ended.
+    """
+    import asyncio  # late: whoever awaits has it loaded already
+
+    tasks: dict[asyncio.Task[None], Any] = {}
+    undecided = set(range(len(route)))
+    try:
+        for call in walk:
+            position = route.position(walk)
+            fail = partial(route.folded[position].fail, receipt)
+            try:
+                result = call(receipt.event)
+            except Exception as error:
+                fail(error)
+            else:
+                if isawaitable(result):
+                    decided = partial(undecided.discard, position)
+                    task = asyncio.create_task(_guarded(result, fail, decided))
+                    tasks[task] = result
+                    continue
+            undecided.discard(position)
+        await asyncio.gather(*tasks)
+    except BaseException:
+        await _abandon(tasks)
+        _break_off(receipt)
+        for position in undecided:
+            route.subscriptions[position].counters.missed += 1
+        raise
+    order = {each.name: position for position, each in enumerate(route.subscriptions)}
+    receipt.failures = tuple(sorted(receipt.failures, key=lambda each: order[each.subscription]))
+
+
+async def _guarded(
+    result: Any, fail: Callable[[Exception], None], decided: Callable[[], None]
+) -> None:
+    try:
+        await result
+    except Exception as error:
+        fail(error)
+    decided()
+
+
+async def _abandon(tasks: dict[asyncio.Task[None], Any]) -> None:
+    """
+    Cancel *tasks*, and wait until each has ended.
+    """
+    import asyncio  # late: whoever awaits has it loaded already
+
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for result in tasks.values():
+        if isinstance(result, CoroutineType):
+            result.close()  # it may never have been started
+
+
+def _break_off(receipt: Receipt) -> None:
+    """
+    Free the publisher's key: the event has not reached all its handlers.
+    """
+    free = (receipt.options or {}).get("free")
+    if free is not None:
+        free()

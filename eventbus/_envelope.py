@@ -1,0 +1,141 @@
+"""
+One published event and the facts about it, and where the code stands now.
+
+Law: an envelope is a value, made once and never changed. `Here` is the only
+state that follows the flow of control; only the rooms that call handlers move it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Generic, Protocol
+
+import attrs
+from typing_extensions import TypeVar
+
+__all__ = ["Envelope", "current_envelope"]
+
+# With a default, a bare `Envelope` is a complete annotation, also to strict type checkers.
+E_co = TypeVar("E_co", covariant=True, default=Any)
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@attrs.frozen(kw_only=True)
+class Envelope(Generic[E_co]):
+    """
+    One published event and what is known about it.
+
+    An envelope is made when something first asks for it, and before the envelope
+    of any event its handlers publish: ids and times of cause and effect are in order.
+
+    Attributes:
+        event: The event.
+        id: A UUIDv7 in canonical text, unique to this publish.
+        time: When the envelope was made, in UTC: during the publish, unless
+            *is_late* says otherwise.
+        name: The event's declared name, by default its class's.
+        version: The version of the event's shape, from 1.
+        key: What groups events of one entity, or ``None``.
+        correlation_id: Shared by everything that one root event led to; the root's
+            own id unless the publisher gave another.
+        causation_id: The id of the event whose handler published this one, or
+            ``None`` for a root.
+        headers: What publisher and bus added: text to text.
+        is_late: The publish had already returned when something first asked. *time*
+            is then the moment of asking: the event was published before it. A bus
+            with ``envelopes="eager"``, an observer or headers never makes a late one.
+
+    .. versionadded:: 0.1
+    """
+
+    event: E_co
+    id: str
+    time: datetime
+    name: str
+    version: int = 1
+    key: str | None = None
+    correlation_id: str
+    causation_id: str | None = None
+    headers: Mapping[str, str] = NO_HEADERS
+    is_late: bool = False
+
+
+class Published(Protocol):
+    """
+    What `Here` knows of a publish under way.
+    """
+
+    @property
+    def envelope(self) -> Envelope[Any]:
+        """
+        The envelope, made now if it was not yet.
+        """
+        ...
+
+
+class Here:
+    """
+    Where the flow of control stands: inside the handlers of which publish.
+
+    A copy of a context must go on showing what stood here when it was made, whoever
+    runs it. So a publish sets the context, for itself and its handlers. In a program
+    of one thread, outside event loops, no copy can run while the original moves on:
+    there all publishes take turns in one cell, which costs two stores.
+
+    Attributes:
+        current: The publish under way, or ``None``.
+        threads: With so many other threads the cell may be moved: 0, or -1 for never.
+    """
+
+    __slots__ = ("current", "threads")
+
+    def __init__(self, current: Any, threads: int = 0) -> None:
+        self.current = current
+        self.threads = threads
+
+
+NOWHERE = Here(None, threads=-1)
+# Holds a cell, or a receipt that stands for itself: something *current*, never moved.
+here: ContextVar[Any] = ContextVar("eventbus_here", default=NOWHERE)
+
+# How many other threads there are, those that Python does not know of excepted. It is
+# private to `threading`, which takes a lock where this takes none.
+other_threads: Callable[[], int] = getattr(_thread, "_count", lambda: 1)
+
+
+def settle_down() -> None:
+    """
+    Give this context a cell of its own.
+
+    With greenlets a handler can be left in the middle: their cell is never moved.
+    """
+    here.set(Here(None, threads=-1 if "greenlet" in sys.modules else 0))
+
+
+def leave(cell: Here, parent: Any) -> None:
+    """
+    Go back to *parent* from a publish during which another thread has turned up.
+
+    It may run a copy of this context: what the cell shows now, it shows for ever.
+    """
+    cell.threads = -1
+    here.set(Here(parent))
+
+
+def current_envelope() -> Envelope[Any] | None:
+    """
+    Return the envelope of the event being handled here, or ``None`` outside handlers.
+
+    It follows the context: what a handler starts, a task or a thread that runs a copy
+    of its context, still sees the envelope after the handler has returned.
+
+    .. versionadded:: 0.1
+    """
+    publish: Published | None = here.get().current
+    return None if publish is None else publish.envelope

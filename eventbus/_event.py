@@ -1,0 +1,198 @@
+"""
+What declaring an event means: a frozen class with a stable name and a version.
+
+Law: nothing here knows a bus, a handler or a store. Instances of a class that was
+never declared are events all the same; `declaration_of` says what they are called.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, TypeVar, overload
+
+import attrs
+from typing_extensions import dataclass_transform
+
+from eventbus.errors import DeclarationError, NotAnEventError
+
+__all__ = ["Declaration", "declaration_of", "event", "refuse_no_event"]
+
+T = TypeVar("T")
+
+_SLOT = "__eventbus_declaration__"
+# What stands for a class where one is written.
+_LIKE_CLASSES = (
+    type,
+    types.GenericAlias,
+    types.UnionType,
+    type(typing.List[int]),  # noqa: UP006 - its class has no public name
+)
+
+
+@attrs.frozen
+class Declaration:
+    """
+    The facts about one event class.
+
+    Attributes:
+        name: What the event is called outside this process; stable across renames
+            of the class.
+        version: The version of the event's shape, from 1.
+        key: Reads from an event what groups and orders the events of one entity,
+            or ``None``.
+    """
+
+    name: str
+    version: int
+    key: Callable[[Any], object] | None
+
+    def key_of(self, event: object) -> str | None:
+        """
+        Return the key of *event* as text, or ``None`` where it has none.
+        """
+        if self.key is None:
+            return None
+        key = self.key(event)
+        return None if key is None else str(key)
+
+
+@overload
+def event(cls: type[T], /) -> type[T]: ...
+
+
+@overload
+def event(
+    *,
+    name: str | None = None,
+    version: int = 1,
+    key: str | Callable[[Any], object] | None = None,
+    kw_only: bool = False,
+) -> Callable[[type[T]], type[T]]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(attrs.field,))
+def event(
+    cls: type[T] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: int = 1,
+    key: str | Callable[[Any], object] | None = None,
+    kw_only: bool = False,
+) -> Any:
+    """
+    Declare a class as an event: a frozen, slotted attrs class.
+
+    Fields, defaults, validators, converters and inheritance work as in attrs.
+
+    Args:
+        cls: The class, when used as a bare decorator.
+        name: What the event is called in logs and stores. Default: the class's name.
+            Give one before you rename a class whose events are stored.
+        version: The version of the event's shape, 1 or more.
+        key: What groups and orders events of one entity: the name of a field, or a
+            callable that takes the event. ``None`` inherits the base event's key.
+        kw_only: Make every field keyword-only, so that a base may have defaults.
+
+    Raises:
+        DeclarationError: The name is empty, the version is not a positive integer,
+            *key* names no field, or attrs cannot make such a class.
+
+    .. versionadded:: 0.1
+    """
+
+    def declare(cls: type[T]) -> type[T]:
+        _check(cls, name, version)
+        made = _frozen(cls, kw_only)
+        setattr(made, _SLOT, Declaration(name or cls.__name__, version, _key_reader(made, key)))
+        return made
+
+    return declare if cls is None else declare(cls)
+
+
+def declaration_of(cls: type) -> Declaration:
+    """
+    Return what is known of events of class *cls*, declared or not.
+
+    An undeclared class goes by its own name in version 1 and has the key of the
+    declared class it inherits from, if any.
+    """
+    own = cls.__dict__.get(_SLOT)
+    if own is not None:
+        return own  # type: ignore[no-any-return]
+    inherited: Declaration | None = getattr(cls, _SLOT, None)
+    return Declaration(cls.__name__, 1, inherited.key if inherited else None)
+
+
+def refuse_no_event(event_type: type) -> None:
+    """
+    Refuse what cannot have been meant as an event, by its class.
+
+    Raises:
+        NotAnEventError: It is a class or another type, ``None``, or a coroutine.
+    """
+    if issubclass(event_type, _LIKE_CLASSES):
+        raise NotAnEventError(
+            "a class was published instead of an instance of it. "
+            "Call it: bus.publish(OrderPlaced(...)), not bus.publish(OrderPlaced)."
+        )
+    if event_type is types.NoneType:
+        raise NotAnEventError(
+            "None was published. Publish an event; perhaps a function meant to return one "
+            "has no return statement."
+        )
+    if event_type is types.CoroutineType:
+        raise NotAnEventError(
+            "a coroutine was published. Await it, and publish what it returns: "
+            "bus.publish(await load_event())."
+        )
+
+
+def _check(cls: Any, name: Any, version: Any) -> None:
+    if not isinstance(cls, type):
+        raise DeclarationError(
+            f"@event declares classes, not {cls!r}; options are keywords: "
+            f"@event(name='shop.order_placed', version=2)"
+        )
+    if "__dataclass_fields__" in vars(cls) or "__attrs_attrs__" in vars(cls):
+        raise DeclarationError(
+            f"@event on {cls.__qualname__}, which another decorator has made a dataclass or an "
+            f"attrs class. Drop that one, or this: instances of any class can be published."
+        )
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise DeclarationError(f"@event on {cls.__qualname__}: name must be text, not {name!r}")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DeclarationError(
+            f"@event on {cls.__qualname__}: version counts from 1, {version!r} is none"
+        )
+
+
+def _frozen(cls: type[T], kw_only: bool) -> type[T]:
+    try:
+        return attrs.frozen(cls, kw_only=kw_only)
+    except TypeError as error:
+        raise DeclarationError(f"@event on {cls.__qualname__}: {error}") from error
+    except ValueError as error:
+        raise DeclarationError(
+            f"@event on {cls.__qualname__}: {error}. If it is about the order of fields, "
+            f"@event(kw_only=True) does away with it, also where a base event has defaults."
+        ) from error
+
+
+def _key_reader(cls: type, key: Any) -> Callable[[Any], object] | None:
+    if key is None:
+        inherited: Declaration | None = getattr(cls, _SLOT, None)
+        return inherited.key if inherited else None
+    if callable(key):
+        return key  # type: ignore[no-any-return]
+    fields = [field.name for field in attrs.fields(cls)]
+    if key not in fields:
+        raise DeclarationError(
+            f"@event(key={key!r}) on {cls.__qualname__}: there is no such field; "
+            f"it has {', '.join(fields) or 'no fields'}. "
+            f"Name one of them, or give a callable that takes the event."
+        )
+    return attrgetter(key)

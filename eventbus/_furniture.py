@@ -1,0 +1,104 @@
+"""
+What the deliveries of one bus work with: its clock, its stores, its observers.
+
+Law: furniture is put in when a bus is made, and the test bus differs from a real
+one in nothing else. Nothing here decides what happens to an event.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from eventbus._clock import Clock
+from eventbus._loop_thread import LoopThread
+from eventbus._subscription import Subscription
+from eventbus.dead_letter import DeadLetters
+from eventbus.idempotency import IdempotencyStore
+from eventbus.instrumentation import Observer, Occurrence
+from eventbus.retry import RetryPolicy
+
+__all__ = ["Furniture", "logger"]
+
+
+@attrs.define(eq=False, kw_only=True)
+class Furniture:
+    """
+    What the deliveries of one bus work with.
+
+    Attributes:
+        clock: Where time, sleep and ids come from.
+        idempotency: Who has claimed which key.
+        dead_letters: Where deliveries go that were given up on.
+        loop_thread: Runs async handlers for `publish`.
+        observers: Who is told.
+        retry: The policy of subscriptions that have none of their own.
+        timings: Measure the time spent in handlers.
+        logs_failures: Log each terminal failure; off where publish raises them.
+    """
+
+    clock: Clock
+    idempotency: IdempotencyStore
+    dead_letters: DeadLetters
+    loop_thread: LoopThread
+    observers: tuple[Observer, ...] = ()
+    retry: RetryPolicy | None = None
+    timings: bool = False
+    logs_failures: bool = True
+    _tickets: WeakKeyDictionary[Subscription, list[bool]] = attrs.field(factory=WeakKeyDictionary)
+    _muted: list[Observer] = attrs.field(factory=list)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def ticket(self, subscription: Subscription) -> list[bool]:
+        """
+        Return what holds one entry until the first event of *subscription* takes it.
+
+        It is the same one however often the subscription is folded anew.
+        """
+        return self._tickets.setdefault(subscription, [True])
+
+    def notify(self, occurrence: Occurrence) -> None:
+        """
+        Tell every observer; log the first exception of each and go on.
+        """
+        for observer in self.observers:
+            try:
+                observer(occurrence)
+            except Exception:
+                if not self._mute(observer):
+                    continue
+                logger().exception(
+                    "observer %r raised on %s; it stays attached, and further exceptions of it "
+                    "are not logged",
+                    observer,
+                    type(occurrence).__name__,
+                )
+
+    def _mute(self, observer: Observer) -> bool:
+        """
+        Note that *observer* has raised; ``False`` when that is known.
+        """
+        with self._lock:
+            is_new = not any(each is observer for each in self._muted)
+            if is_new:
+                self._muted.append(observer)
+        return is_new
+
+    def now(self) -> datetime:
+        """
+        Return the time, in UTC.
+        """
+        return datetime.fromtimestamp(self.clock.time(), UTC)
+
+
+def logger() -> Any:
+    """
+    Return the logger ``eventbus``.
+    """
+    import logging  # late: for start-up time; only failures need it
+
+    return logging.getLogger("eventbus")

@@ -1,0 +1,171 @@
+"""
+`on`: marks a handler where it is defined, for a bus that includes it later.
+
+Law: marking needs no bus and changes nothing about the function; what a mark
+means is found out when it is included.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from typing_extensions import TypeForm, Unpack
+
+from eventbus._options import AnyHandler, SubscriptionOptions
+from eventbus._signature import event_types_of
+from eventbus.errors import HandlerSignatureError
+
+__all__ = ["is_bare", "marks_in", "on"]
+
+E = TypeVar("E")
+F = TypeVar("F", bound=Callable[..., object])
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+Mark = tuple[Any, dict[str, Any]]
+
+_SLOT = "__eventbus_marks__"
+
+
+class Marking(Protocol[E]):
+    """
+    Marks a function or a method that takes events of one type.
+    """
+
+    @overload
+    def __call__(
+        self, handler: Callable[Concatenate[E, P], R], /
+    ) -> Callable[Concatenate[E, P], R]: ...
+
+    @overload
+    def __call__(
+        self, handler: Callable[Concatenate[S, E, P], R], /
+    ) -> Callable[Concatenate[S, E, P], R]: ...
+
+
+@overload
+def on(event_type: type[E], /, **options: Unpack[SubscriptionOptions[E]]) -> Marking[E]: ...
+
+
+# For what is no ``type[E]`` to a type checker: unions and abstract classes.
+@overload
+def on(event_type: TypeForm[E], /, **options: Unpack[SubscriptionOptions[E]]) -> Marking[E]: ...
+
+
+@overload
+def on(**options: Unpack[SubscriptionOptions[Any]]) -> Callable[[F], F]: ...
+
+
+@overload
+def on(handler: F, /) -> F: ...
+
+
+def on(target: Any = None, /, **options: Any) -> Any:
+    """
+    Mark a function or method as a handler, for `EventBus.include`.
+
+    A method's mark is inherited: included is what an instance has by that name, an
+    override, too, unless the override has marks of its own or is set to ``None``.
+
+    Args:
+        target: An event class or a union of them; without one, or with nothing but
+            the function, the annotation of its first parameter says it.
+        options: See `SubscriptionOptions`.
+
+    Raises:
+        HandlerSignatureError: *target* is neither an event class nor a function, or the
+            handler is a thing that cannot be marked.
+
+    .. versionadded:: 0.1
+    """
+
+    def mark(handler: F) -> F:
+        given = None if target is handler else target
+        marked = _inside(handler)
+        try:
+            if isinstance(marked, type):
+                raise AttributeError("what a class is marked with, its instances are, too")
+            setattr(marked, _SLOT, (*_marks_of(marked), (given, options)))
+        except AttributeError as error:
+            raise HandlerSignatureError(
+                f"{handler!r} cannot be marked. Mark the function it is made of, or subscribe "
+                f"it: bus.subscribe(OrderPlaced, handler)."
+            ) from error
+        return handler
+
+    return mark(target) if is_bare(target, options) else mark
+
+
+def is_bare(target: object, options: dict[str, Any]) -> bool:
+    """
+    Tell a handler, in ``@on`` without parentheses, from an event class.
+
+    Raises:
+        HandlerSignatureError: It is neither, or a handler with options.
+    """
+    if target is None or event_types_of(target) is not None:
+        return False
+    if not callable(target) and not isinstance(target, classmethod):
+        raise HandlerSignatureError(
+            f"on() takes an event class, a union of classes or a handler, not {target!r}"
+        )
+    if options:
+        raise HandlerSignatureError(
+            f"on() takes options with an event class or alone: @bus.on(OrderPlaced, once=True) or "
+            f"@bus.on(once=True). To subscribe {target!r} itself, use bus.subscribe()."
+        )
+    return True
+
+
+def marks_in(holder: object) -> Iterator[tuple[Any, AnyHandler, dict[str, Any]]]:
+    """
+    Yield event type, handler and options of each mark in *holder*.
+
+    A module's own functions, an instance's methods (bound), or a marked function.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = False
+    for handler, marks in _marked(holder):
+        for given, options in marks:
+            found = True
+            yield given, handler, options
+    if not found:
+        cure = " It is a class: include an instance of it." * isinstance(holder, type)
+        raise ValueError(f"{holder!r} has no handler marked with @on.{cure}")
+
+
+def _marked(holder: Any) -> Iterator[tuple[AnyHandler, tuple[Mark, ...]]]:
+    if isinstance(holder, types.ModuleType):
+        for value in tuple(vars(holder).values()):
+            # What a module only imported belongs to the module that defines it.
+            if type(value) is not types.FunctionType or value.__module__ == holder.__name__:
+                yield value, _marks_of(value)
+    elif isinstance(holder, types.MethodType):
+        yield holder, _marks_of(holder.__func__)
+    elif marks := _marks_of(holder):
+        yield holder, marks
+    else:
+        lineage = type(holder).__mro__
+        for name in dict.fromkeys(name for cls in reversed(lineage) for name in vars(cls)):
+            written = (_marks_of(vars(cls).get(name)) for cls in lineage)
+            marks = next(filter(None, written), ())
+            if marks and callable(handler := getattr(holder, name)):
+                yield handler, marks
+
+
+def _marks_of(value: object) -> tuple[Mark, ...]:
+    """
+    Return what `on` left on *value*, without waking what computes its attributes.
+    """
+    marks: tuple[Mark, ...] = inspect.getattr_static(_inside(value), _SLOT, ())
+    return marks
+
+
+def _inside(value: Any) -> Any:
+    # By its type: ``isinstance`` would ask a lazy object what it is.
+    return value.__func__ if type(value) in (staticmethod, classmethod) else value

@@ -1,0 +1,319 @@
+"""
+What comes before and after the calls of a publish: options, envelope, publisher's key.
+
+Law: of no colour: nothing here calls a handler or waits. A plain publish passes
+this room only when it is nested, or when something asks for its envelope.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+import attrs
+
+from eventbus._envelope import NO_HEADERS, Envelope, here
+from eventbus._event import Declaration
+from eventbus._furniture import Furniture, logger
+from eventbus._receipt import Failure, Receipt, ancestry, raise_failures
+from eventbus._routing import Route
+from eventbus._verdict import cycle_at_limit
+from eventbus.dead_letter import DeadLetter
+from eventbus.errors import RunningLoopError
+from eventbus.idempotency import Claim
+from eventbus.instrumentation import Duplicate, Published, Unhandled
+
+__all__ = ["PublishOptions", "Publisher", "refuse_loop"]
+
+
+class PublishOptions(TypedDict, total=False):
+    """
+    What `EventBus.publish` and its twins take as keywords.
+
+    .. versionadded:: 0.1
+    """
+
+    idempotency_key: str | None
+    """One event of its class for each key and window; the others are duplicates."""
+    correlation_id: str | None
+    """Default: the one of the event being handled here, or the event's own id."""
+    headers: Mapping[str, str] | None
+    """Added to those of the bus."""
+
+
+_KNOWN = frozenset(PublishOptions.__annotations__)
+
+
+@attrs.frozen(weakref_slot=False)
+class KnownId:
+    """
+    The id of an event that need not be alive for it.
+
+    It cannot be referenced weakly, and so a store keeps it as long as the key.
+    """
+
+    id: str
+
+
+@attrs.define(eq=False, kw_only=True)
+class Publisher:
+    """
+    Prepares and concludes the publishes of one bus.
+
+    Attributes:
+        furniture: What to work with.
+        headers: Called for each publish, in the publisher's context.
+        is_eager: Make the envelope before the first handler is called.
+        max_depth: How deep publishes may be nested.
+        raises: Raise failures once all handlers have run.
+        duplicates: How many events the publisher's own key turned away.
+    """
+
+    furniture: Furniture
+    headers: Callable[[], Mapping[str, str]] | None
+    is_eager: bool
+    max_depth: int
+    raises: bool
+    duplicates: int = 0
+    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def prepare(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
+        """
+        Return the receipt to write on; a duplicate's is finished already.
+        """
+        receipt = Receipt()
+        receipt.event = event
+        receipt.route = route
+        receipt.parent = parent = here.get().current
+        if parent is not None:
+            self.descend(receipt, parent)
+        if options or self.headers is not None:
+            receipt.options = self._checked(options, route)
+        if options.get("idempotency_key") is not None and not self._claimed(receipt, route):
+            return receipt
+        if self.is_eager:
+            receipt.envelope  # noqa: B018 - made now
+        route.published += 1
+        if self.furniture.observers:
+            names = tuple(each.name for each in route.subscriptions)
+            self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=names))
+        return receipt
+
+    def redriving(self, letter: DeadLetter, route: Route) -> Receipt:
+        """
+        Return the receipt of a dead letter's redrive: the same envelope, a new story.
+
+        What the handler publishes was caused by the event, not by what redrives it.
+        """
+        receipt = Receipt()
+        receipt.event = letter.event
+        receipt.route = route
+        receipt.sealed = letter.envelope
+        receipt.options = {"redriven": letter}
+        receipt.parent = parent = here.get().current
+        if parent is not None:
+            self.descend(receipt, parent)
+        # It comes the subscription's way once more: the counts still add up.
+        route.subscriptions[0].counters.routed += 1
+        return receipt
+
+    def descend(self, receipt: Receipt, parent: Receipt) -> None:
+        """
+        Note that *receipt*'s event is published by a handler of *parent*'s.
+
+        Raises:
+            PublishCycleError: That is deeper than the bus allows.
+        """
+        if parent.finished:
+            _cut(parent)
+            return
+        receipt.depth = parent.depth + 1
+        if receipt.depth >= self.max_depth:
+            receipt.depth = _depth(receipt)
+            if receipt.depth >= self.max_depth:
+                raise cycle_at_limit(receipt)
+
+    def seal(self, receipt: Receipt, declaration: Declaration) -> Envelope[Any]:
+        """
+        Make the receipt's envelope, once, and its parents' before it.
+        """
+        parent, options = receipt.parent, receipt.options or {}
+        if parent is not None and parent.sealed is None:
+            # One by one, for the chain may be long and the stack short.
+            for ancestor in [each for each in ancestry(parent) if each.sealed is None][::-1]:
+                ancestor.envelope  # noqa: B018 - made now
+        cause = None if parent is None else parent.envelope
+        new_id: str = options.get("id") or self.furniture.clock.new_id()
+        envelope = Envelope(
+            event=receipt.event,
+            id=new_id,
+            time=self.furniture.now(),
+            name=declaration.name,
+            version=declaration.version,
+            key=_key(declaration, receipt.event),
+            correlation_id=options.get("correlation_id")
+            or (new_id if cause is None else cause.correlation_id),
+            causation_id=None if cause is None else cause.id,
+            headers=options.get("headers") or NO_HEADERS,
+            is_late=receipt.finished,
+        )
+        with self._lock:
+            if receipt.sealed is None:
+                receipt.sealed = envelope
+            return receipt.sealed
+
+    def conclude(self, receipt: Receipt) -> Receipt:
+        """
+        Do what is due when all handlers are done.
+
+        Raises:
+            HandlerErrors: Some failed, on a bus with ``errors="raise"``.
+        """
+        self.settle(receipt)
+        if self.raises and receipt.failures:
+            receipt.raise_for_failures()
+        return receipt
+
+    def conclude_many(self, receipts: Sequence[Receipt]) -> list[Receipt]:
+        """
+        Do what is due when the handlers of many events are done.
+
+        Raises:
+            HandlerErrors: Some failed, on a bus with ``errors="raise"``.
+        """
+        failures: list[Failure] = []
+        for receipt in receipts:
+            self.settle(receipt)
+            failures += receipt.failures
+        if self.raises and failures:
+            raise_failures(f"{len(receipts)} events", failures)
+        return list(receipts)
+
+    def settle(self, receipt: Receipt) -> None:
+        """
+        Free the publisher's key after a failure, and report what nobody handled.
+        """
+        free = (receipt.options or {}).get("free")
+        if free is not None and receipt.failures:
+            free()
+        if self.furniture.observers and receipt.unhandled:
+            self.furniture.notify(Unhandled(envelope=receipt.envelope))
+
+    def _checked(self, options: Mapping[str, Any], route: Route) -> dict[str, Any]:
+        unknown = sorted(set(options) - _KNOWN)
+        if unknown:
+            raise TypeError(
+                f"publish() has no option {unknown[0]!r}. Known are {', '.join(sorted(_KNOWN))}."
+            )
+        for option in ("idempotency_key", "correlation_id"):
+            value = options.get(option)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{option} of {route.name} must be text, not {value!r}")
+        headers = _merged(self.headers and self.headers(), options.get("headers"), route)
+        return {**options, "headers": headers}
+
+    def _claimed(self, receipt: Receipt, route: Route) -> bool:
+        """
+        Hold the publisher's key; ``False`` for a duplicate.
+
+        The key counts as used from now on; a failing handler frees it again.
+        """
+        furniture, options = self.furniture, receipt.options
+        assert options is not None
+        key, now = options["idempotency_key"], furniture.clock.monotonic()
+        known = KnownId(furniture.clock.new_id())
+        claim = furniture.idempotency.claim(_scope(route), key, source=known, now=now)
+        if claim.state == "granted":
+            furniture.idempotency.complete(claim, now=now)
+            options.update(id=known.id, free=partial(self._free, claim, route))
+            return True
+        options["id"] = claim.event_id
+        receipt.duplicate, receipt.duplicate_of = True, claim.event_id
+        receipt.missed, receipt.finished = len(route), True
+        self.duplicates += 1
+        if furniture.observers:
+            furniture.notify(
+                Duplicate(
+                    envelope=receipt.envelope,
+                    subscription=None,
+                    key=key,
+                    first_id=claim.event_id,
+                )
+            )
+        return False
+
+    def _free(self, claim: Claim, route: Route) -> None:
+        try:
+            self.furniture.idempotency.release(claim)
+        except Exception:
+            logger().exception("the idempotency key of one %s is not released", route.name)
+
+
+def refuse_loop(route: Route) -> None:
+    """
+    Refuse to block an event loop for the async handlers of *route*, if it has any.
+
+    Raises:
+        RunningLoopError: It has. No handler has been called.
+    """
+    if route.needs_loop is not None:
+        raise RunningLoopError(
+            f"publish() of {route.name} in a thread with a running event loop cannot wait for "
+            f"{route.needs_loop}, which needs the loop. Use await bus.apublish(...).",
+            subscription=route.needs_loop,
+        )
+
+
+def _key(declaration: Declaration, event: object) -> str | None:
+    try:
+        return declaration.key_of(event)
+    except Exception:
+        logger().exception(
+            "the key= of %s raised; the event goes on without a key", declaration.name
+        )
+        return None
+
+
+def _scope(route: Route) -> str:
+    """
+    Name what a publisher's key is unique in: classes may have a name in common.
+    """
+    return f"publish {route.event_type.__module__}.{route.event_type.__qualname__}"
+
+
+def _merged(own: Any, given: Any, route: Route) -> Mapping[str, str]:
+    for headers in (own, given):
+        if not (headers is None or isinstance(headers, Mapping)):
+            raise TypeError(f"headers of {route.name} are a mapping, not {headers!r}")
+    merged: dict[Any, Any] = {**(own or {}), **(given or {})}
+    for name, value in merged.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers of {route.name} map text to text, not {name!r} to {value!r}")
+    return MappingProxyType(merged)
+
+
+def _cut(parent: Receipt) -> None:
+    """
+    Let a publish that is over go from its own cause, once that is written down.
+
+    What publishes then has outlived the handler that started it: a task, a thread. A
+    chain of such tasks would keep all of its ancestors.
+    """
+    parent.envelope  # noqa: B018 - made now
+    parent.parent = None
+
+
+def _depth(receipt: Receipt) -> int:
+    """
+    Count the publishes *receipt* is nested in, as far as they are still under way.
+    """
+    depth = 0
+    for each in ancestry(receipt.parent):
+        if each.finished:
+            _cut(each)
+            break
+        depth += 1
+    return depth

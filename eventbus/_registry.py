@@ -1,0 +1,120 @@
+"""
+The subscriptions of a bus: unique by name, found by event class.
+
+Law: membership, matching and order are decided here. What asks an abstract base
+class, or shows a handler, may run user code and runs outside the lock.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from abc import ABCMeta
+from collections.abc import Callable, Iterator
+
+from eventbus._subscription import Subscription, spelled
+from eventbus.errors import DuplicateNameError
+
+__all__ = ["Registry"]
+
+
+def _nobody(_: Subscription) -> None:
+    """
+    Nobody has compiled anything yet.
+    """
+
+
+class Registry:
+    """
+    The subscriptions of a bus.
+
+    Attributes:
+        lock: Held while it changes. Reentrant, for the garbage collector may run in any
+            line of ours: the end of a weakly held handler then cancels, in this thread.
+            What is iterated over under it is therefore copied first.
+        version: Another one after each change.
+        on_change: Called with the subscription, under the lock, when it has come or gone.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.version = 0
+        self.on_change: Callable[[Subscription], None] = _nobody
+        self._by_name: dict[str, Subscription] = {}
+        self._by_type: dict[type, dict[Subscription, None]] = {}
+        self._abstract: dict[type, None] = {}
+        self._versions = itertools.count(1)
+        self._sequence = itertools.count(1)
+
+    def add(self, subscription: Subscription) -> None:
+        """
+        Take *subscription* in, after all others.
+
+        Raises:
+            DuplicateNameError: Its name is taken.
+        """
+        with self.lock:
+            first = self._by_name.setdefault(subscription.name, subscription)
+            if first is subscription:
+                subscription.sequence = next(self._sequence)
+                for event_type in subscription.event_types:
+                    self._by_type.setdefault(event_type, {})[subscription] = None
+                    if isinstance(event_type, ABCMeta):
+                        self._abstract[event_type] = None
+                self.changed(subscription)
+                return
+        raise DuplicateNameError(
+            f"a subscription named {first.name!r} exists: {first.handler!r} for "
+            f"{spelled(first.event_types)}. Give the new one a name of its own with name=, or "
+            f"subscribe one handler to several events at once with a union: A | B.",
+            name=first.name,
+            first=first,
+        )
+
+    def remove(self, subscription: Subscription) -> None:
+        """
+        Let go of *subscription*; do nothing if that has happened.
+        """
+        with self.lock:
+            if self._by_name.get(subscription.name) is not subscription:
+                return
+            subscription.is_active = False
+            del self._by_name[subscription.name]
+            for event_type in subscription.event_types:
+                self._by_type[event_type].pop(subscription, None)
+            self.changed(subscription)
+
+    def changed(self, subscription: Subscription | None = None) -> None:
+        """
+        Note a change, of a subscription or of all there are. Called under the lock.
+        """
+        self.version = next(self._versions)
+        if subscription is not None:
+            self.on_change(subscription)
+
+    def named(self, name: str) -> Subscription | None:
+        """
+        Return the subscription of that name, if there is one.
+        """
+        return self._by_name.get(name)
+
+    def __iter__(self) -> Iterator[Subscription]:
+        with self.lock:
+            return iter(tuple(self._by_name.values()))
+
+    def matching(self, event_type: type) -> tuple[Subscription, ...]:
+        """
+        Return the subscriptions for events of a class, each once, in calling order.
+
+        An abstract base class is asked when a route is compiled: a class has to be
+        registered with it before the first event of that class is published.
+        """
+        with self.lock:
+            abstract = list(self._abstract)
+        mro = event_type.__mro__
+        virtual = [each for each in abstract if each not in mro and issubclass(event_type, each)]
+        found: set[Subscription] = set()
+        with self.lock:
+            for each in (*mro, *virtual):
+                found.update(list(self._by_type.get(each, ())))
+        return tuple(sorted(found, key=lambda each: (-each.options.priority, each.sequence)))

@@ -1,0 +1,263 @@
+"""
+A handler bound to event types with its policies.
+
+Law: everything about a subscription is decided when it is made: its name, its
+event types, how its handler is held. Nothing here knows a bus or calls a handler.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, is_typeddict
+
+import attrs
+
+from eventbus._options import AnyHandler, Options, check_options, refuse_option
+from eventbus._signature import HandlerSignature, event_types_of, name_of, read_signature
+from eventbus.errors import HandlerSignatureError
+
+__all__ = ["AnyHandler", "Counters", "Subscription", "make_subscription", "spelled"]
+
+
+@attrs.define(eq=False)
+class Counters:
+    """
+    What is counted for one subscription, apart from its successes.
+
+    Successes are not counted but inferred, from how often its routes were taken
+    and what is counted here: a plain delivery costs no counting.
+    """
+
+    routed: int = 0
+    missed: int = 0
+    failed: int = 0
+    retried: int = 0
+    duplicate: int = 0
+    dead_lettered: int = 0
+    calls: int = 0
+    seconds: float = 0.0
+    slowest: float = 0.0
+
+    def took(self, duration: float) -> None:
+        """
+        Count a call of the handler that took *duration* seconds.
+        """
+        self.calls += 1
+        self.seconds += duration
+        self.slowest = max(self.slowest, duration)
+
+
+@attrs.define(eq=False, kw_only=True, repr=False)
+class Subscription:
+    """
+    A handler bound to event types with its policies, by a name unique on its bus.
+
+    Usable in a ``with`` block, whose end cancels it.
+
+    Attributes:
+        name: Unique on the bus.
+        event_types: The classes whose events, and whose subclasses' events, reach it.
+        options: Its policies.
+        signature: What was read from the handler.
+        is_active: Until it is cancelled, by `cancel` or with a handler held weakly.
+
+    .. versionadded:: 0.1
+    """
+
+    name: str
+    event_types: tuple[type, ...]
+    options: Options
+    signature: HandlerSignature
+    get_handler: Callable[[], AnyHandler | None]
+    counters: Counters = attrs.field(factory=Counters)
+    is_active: bool = True
+    sequence: int = 0
+    retire: Callable[[Subscription], None] | None = None
+    turns: list[bool] = attrs.field(factory=lambda: [True])
+
+    @property
+    def handler(self) -> AnyHandler | None:
+        """
+        The handler; ``None`` when it was held weakly and is gone.
+        """
+        return self.get_handler()
+
+    @property
+    def needs_loop(self) -> bool:
+        """
+        Whether a delivery has to run on an event loop: async, or offloaded with a limit.
+        """
+        return self.signature.is_async or (
+            self.options.offload and self.options.timeout is not None
+        )
+
+    def take_turn(self) -> bool:
+        """
+        Take the only turn of a ``once`` subscription: of any number of threads, one gets it.
+        """
+        try:
+            return self.turns.pop()
+        except IndexError:
+            return False
+
+    def cancel(self) -> None:
+        """
+        End the subscription. A second call does nothing.
+
+        No publish begun after this returned reaches the handler, and none under way
+        that has not come to it yet.
+        """
+        if self.retire is not None:
+            self.retire(self)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __repr__(self) -> str:
+        state = "" if self.is_active else ", cancelled"
+        return f"<Subscription {self.name!r} to {spelled(self.event_types)}{state}>"
+
+
+def spelled(event_types: tuple[type, ...]) -> str:
+    """
+    Write event types as a message shows them: ``OrderPlaced | OrderCancelled``.
+    """
+    return " | ".join(each.__qualname__ for each in event_types)
+
+
+def make_subscription(
+    given: object, handler: AnyHandler, options: Mapping[str, Any]
+) -> Subscription:
+    """
+    Check everything that can be known now and return the subscription.
+
+    Args:
+        given: A class, a union of classes, or ``None`` to take the annotation's.
+        handler: The user's callable.
+        options: The keywords of `SubscriptionOptions`.
+
+    Raises:
+        HandlerSignatureError: The handler cannot be called with such an event.
+        SubscriptionOptionError: An option cannot work for this handler.
+    """
+    name = options.get("name")
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        shown = name_of(handler) if callable(handler) else repr(handler)
+        refuse_option("name", shown, f"name must be text, not {name!r}")
+    name = name or (name_of(handler) if callable(handler) else repr(handler))
+    signature = read_signature(handler, name)
+    event_types = _event_types(given, signature, name)
+    subscription = Subscription(
+        name=name,
+        event_types=event_types,
+        options=check_options(options, signature, event_types, name),
+        signature=signature,
+        get_handler=lambda: handler,
+    )
+    if subscription.options.weak:
+        subscription.get_handler = _weakly(handler, subscription)
+    return subscription
+
+
+# -- event types -----------------------------------------------------------------------------
+
+
+def _event_types(given: object, signature: HandlerSignature, name: str) -> tuple[type, ...]:
+    if given is None:
+        event_types = _inferred(signature, name)
+    else:
+        found = event_types_of(given)
+        if found is None:
+            raise HandlerSignatureError(
+                f"{name}: {given!r} is no event class. Give a class, or a union of classes; "
+                f"object stands for every event.",
+                subscription=name,
+            )
+        event_types = found
+    for event_type in event_types:
+        if getattr(event_type, "_is_protocol", False) or is_typeddict(event_type):
+            raise HandlerSignatureError(
+                f"{name}: {event_type.__qualname__} is a Protocol or a TypedDict. Events are "
+                f"matched by their classes: take a class, an abstract base class or object.",
+                subscription=name,
+            )
+        if signature.event_types and not _accepts(signature.event_types, event_type):
+            raise HandlerSignatureError(
+                f"{name} is subscribed to {event_type.__qualname__} but annotated to take "
+                f"{spelled(signature.event_types)}. Change one of them; a base class of the "
+                f"event will do.",
+                subscription=name,
+            )
+    return event_types
+
+
+def _inferred(signature: HandlerSignature, name: str) -> tuple[type, ...]:
+    if signature.event_types:
+        return signature.event_types
+    why = (
+        f"{name}: its first parameter is annotated {signature.annotation}, which names no class "
+        f"that is known where the handler is written. Import it at run time"
+        if signature.annotation
+        else f"{name}: its first parameter has no annotation to take the event from. Annotate it"
+    )
+    raise HandlerSignatureError(
+        f"{why}, or give the class: @bus.on(OrderPlaced); object stands for every event.",
+        subscription=name,
+    )
+
+
+def _accepts(annotated: tuple[type, ...], event_type: type) -> bool:
+    try:
+        return issubclass(event_type, annotated)
+    except TypeError:  # a Protocol that is not checkable at run time says nothing
+        return True
+
+
+# -- weak references -------------------------------------------------------------------------
+
+
+def _weakly(handler: AnyHandler, subscription: Subscription) -> Callable[[], AnyHandler | None]:
+    """
+    Return what still finds *handler* while it lives; its end cancels *subscription*.
+    """
+    if _is_held_by_nobody(handler):
+        refuse_option(
+            "weak",
+            subscription.name,
+            f"weak=True would lose {handler!r} at once: nothing else holds a lambda, a partial, a "
+            f"closure or a builtin's method. Drop weak=True, or subscribe a method or a module's "
+            f"function.",
+        )
+    found = weakref.ref(subscription)
+
+    def end(_: object) -> None:
+        if (mine := found()) is not None:
+            mine.cancel()
+
+    try:
+        if isinstance(handler, types.MethodType):
+            return weakref.WeakMethod(handler, end)
+        return weakref.ref(handler, end)
+    except TypeError:
+        held = getattr(handler, "__self__", handler)
+        refuse_option(
+            "weak",
+            subscription.name,
+            f"{type(held).__qualname__} cannot be referenced weakly. Drop weak=True, or give it "
+            f"a __weakref__ slot.",
+        )
+
+
+def _is_held_by_nobody(handler: AnyHandler) -> bool:
+    if isinstance(handler, types.BuiltinMethodType):  # print is held by its module
+        return not isinstance(handler.__self__, types.ModuleType)
+    if not isinstance(handler, types.FunctionType):
+        return isinstance(handler, functools.partial)
+    is_closure = handler.__closure__ is not None and "<locals>" in handler.__qualname__
+    return is_closure or handler.__name__ == "<lambda>"

@@ -1,0 +1,386 @@
+"""
+How a bus is put together, wired to its handlers, looked at and closed.
+
+Law: everything a bus is, apart from publishing and redriving: nothing here runs
+while an event is published, unless another bus stands in for this one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+
+from typing_extensions import TypeForm, Unpack
+
+from eventbus._attempt import wrapped
+from eventbus._clock import Clock, SystemClock
+from eventbus._delivery import Delivery
+from eventbus._furniture import Furniture
+from eventbus._insight import Explanation, Stats, explain, stats_of
+from eventbus._loop_thread import LoopThread
+from eventbus._marks import is_bare, marks_in
+from eventbus._options import AnyHandler, SubscriptionOptions
+from eventbus._publisher import Publisher
+from eventbus._registry import Registry
+from eventbus._routing import Folded, Router
+from eventbus._subscription import Subscription, make_subscription
+from eventbus.dead_letter import DeadLetters, InMemoryDeadLetters
+from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
+from eventbus.instrumentation import Observer
+from eventbus.retry import RetryPolicy, as_policy
+
+__all__ = ["Wiring"]
+
+E = TypeVar("E")
+R = TypeVar("R")
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., object])
+Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+# Which bus stands in for which, in this context only: parallel tests see their own.
+_stand_ins: ContextVar[Mapping[Wiring, Any]] = ContextVar(
+    "eventbus_stand_ins", default=MappingProxyType({})
+)
+
+
+class Wiring:
+    """
+    The part of `eventbus.EventBus` that does not publish.
+    """
+
+    def __init__(
+        self,
+        *,
+        errors: Literal["collect", "raise"] = "collect",
+        fanout: Literal["sequential", "concurrent"] = "sequential",
+        retry: RetryPolicy | Callable[..., float | None] | None = None,
+        wrap: Wrap | None = None,
+        headers: Callable[[], Mapping[str, str]] | None = None,
+        observers: Iterable[Observer] = (),
+        idempotency: IdempotencyStore | None = None,
+        dead_letters: DeadLetters | None = None,
+        clock: Clock | None = None,
+        timings: bool = False,
+        envelopes: Literal["lazy", "eager"] = "lazy",
+        max_depth: int = 100,
+        name: str = "eventbus",
+    ) -> None:
+        _one_of("errors", errors, "collect", "raise")
+        _one_of("fanout", fanout, "sequential", "concurrent")
+        _one_of("envelopes", envelopes, "lazy", "eager")
+        if max_depth < 1:
+            raise ValueError(f"max_depth is at least 1, not {max_depth!r}")
+        self.name = name
+        self._furniture = Furniture(
+            clock=clock or SystemClock(),
+            idempotency=InMemoryIdempotencyStore() if idempotency is None else idempotency,
+            dead_letters=InMemoryDeadLetters() if dead_letters is None else dead_letters,
+            loop_thread=LoopThread(f"{name}-loop"),
+            observers=tuple(observers),
+            retry=None if retry is None else as_policy(retry),
+            timings=timings,
+            logs_failures=errors == "collect",
+        )
+        self._publisher = Publisher(
+            furniture=self._furniture,
+            headers=headers,
+            is_eager=envelopes == "eager" or headers is not None,
+            max_depth=max_depth,
+            raises=errors == "raise",
+        )
+        self._is_concurrent = fanout == "concurrent"
+        self._wrap = wrap
+        self._stood_in = 0
+        self._lock = threading.Lock()
+        self._targets: dict[Subscription, AnyHandler] = {}
+        self._registry = Registry()
+        self._routes = Router(
+            self._registry, publisher=self._publisher, fold=self._fold, is_plain=self._is_plain
+        )
+
+    # -- subscribing -----------------------------------------------------------------------
+
+    @overload
+    def on(
+        self, event_type: type[E], /, **options: Unpack[SubscriptionOptions[E]]
+    ) -> Callable[[Callable[Concatenate[E, P], R]], Callable[Concatenate[E, P], R]]: ...
+
+    # For what is no ``type[E]`` to a type checker: unions and abstract classes.
+    @overload
+    def on(
+        self, event_type: TypeForm[E], /, **options: Unpack[SubscriptionOptions[E]]
+    ) -> Callable[[Callable[Concatenate[E, P], R]], Callable[Concatenate[E, P], R]]: ...
+
+    @overload
+    def on(self, /, **options: Unpack[SubscriptionOptions[Any]]) -> Callable[[F], F]: ...
+
+    @overload
+    def on(self, handler: F, /) -> F: ...
+
+    def on(self, target: Any = None, /, **options: Any) -> Any:
+        """
+        Subscribe the decorated function, and return it unchanged.
+
+        Args:
+            target: An event class or a union of them; without one, the annotation of
+                the function's first parameter says it.
+            options: See `SubscriptionOptions`.
+
+        Raises:
+            HandlerSignatureError: The function cannot be called with such an event.
+            SubscriptionOptionError: An option cannot work for it.
+            DuplicateNameError: Its name is taken.
+        """
+
+        def decorate(handler: F) -> F:
+            self._subscribe(None if target is handler else target, handler, options)
+            return handler
+
+        return decorate(target) if is_bare(target, options) else decorate
+
+    @overload
+    def subscribe(
+        self,
+        event_type: type[E],
+        handler: Callable[Concatenate[E, P], object],
+        /,
+        **options: Unpack[SubscriptionOptions[E]],
+    ) -> Subscription: ...
+
+    @overload
+    def subscribe(
+        self,
+        event_type: TypeForm[E],
+        handler: Callable[Concatenate[E, P], object],
+        /,
+        **options: Unpack[SubscriptionOptions[E]],
+    ) -> Subscription: ...
+
+    def subscribe(self, event_type: Any, handler: Any, /, **options: Any) -> Subscription:
+        """
+        Subscribe *handler* to events of a class and its subclasses.
+
+        Args:
+            event_type: An event class, an abstract base class, ``object``, or a union.
+            handler: Called with the event, and with its `Envelope` if it has a second
+                parameter annotated so. May be async.
+            options: See `SubscriptionOptions`.
+
+        Returns:
+            The subscription, to be cancelled, also by the end of a ``with`` block.
+
+        Raises:
+            HandlerSignatureError: The handler cannot be called with such an event.
+            SubscriptionOptionError: An option cannot work for it.
+            DuplicateNameError: Its name is taken.
+        """
+        return self._subscribe(event_type, handler, options)
+
+    def include(self, *holders: object) -> tuple[Subscription, ...]:
+        """
+        Subscribe what `on` has marked in modules, instances, or single functions.
+
+        All or nothing: if one cannot be subscribed, none is.
+
+        Raises:
+            ValueError: A holder has no marked handler.
+            HandlerSignatureError, SubscriptionOptionError, DuplicateNameError: See `on`.
+        """
+        made: list[Subscription] = []
+        try:
+            for holder in holders:
+                for event_type, handler, options in marks_in(holder):
+                    made.append(self._subscribe(event_type, handler, options))
+        except BaseException:
+            for subscription in made:
+                subscription.cancel()
+            raise
+        return tuple(made)
+
+    def _subscribe(self, given: Any, handler: Any, options: Mapping[str, Any]) -> Subscription:
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in._subscribe(given, handler, options)
+        return self._take_in(make_subscription(given, handler, options))
+
+    def _take_in(self, subscription: Subscription) -> Subscription:
+        subscription.retire = self._retire
+        self._targets[subscription] = wrapped(subscription, self._hooks(subscription))
+        try:
+            self._registry.add(subscription)
+        except BaseException:
+            del self._targets[subscription]
+            raise
+        return subscription
+
+    def _hooks(self, subscription: Subscription) -> tuple[Wrap, ...]:
+        """
+        Return what is put around a handler, the innermost first.
+        """
+        own = (subscription.options.wrap, self._wrap)
+        return tuple(each for each in own if each is not None)
+
+    def _retire(self, subscription: Subscription) -> None:
+        self._registry.remove(subscription)
+        self._targets.pop(subscription, None)
+
+    def _fold(self, subscription: Subscription) -> Folded:
+        return self._delivery(subscription).fold()
+
+    def _delivery(self, subscription: Subscription) -> Delivery:
+        target = self._targets.get(subscription) or wrapped(subscription, ())
+        return Delivery(subscription, self._furniture, target)
+
+    @property
+    def _is_plain(self) -> bool:
+        is_eager = self._publisher.is_eager
+        is_special = is_eager or self._is_concurrent or self._stood_in > 0
+        return not (is_special or self._furniture.observers)
+
+    # -- standing in -------------------------------------------------------------------------
+
+    @contextmanager
+    def stood_in_by(self, other: Self) -> Iterator[None]:
+        """
+        Let *other* do, in this context, whatever this bus is asked to do.
+
+        Other contexts, and so other threads and tasks, go on with this bus. It is what
+        `eventbus.testing.record` is made of.
+        """
+        self._stand(+1)
+        token = _stand_ins.set({**_stand_ins.get(), self: other})
+        try:
+            yield
+        finally:
+            self._stand(-1)
+            _stand_ins.reset(token)
+
+    def _settings(self) -> dict[str, Any]:
+        """
+        Return how the constructor was called, furniture aside: for a bus that stands in.
+        """
+        return {
+            "errors": "raise" if self._publisher.raises else "collect",
+            "fanout": "concurrent" if self._is_concurrent else "sequential",
+            "retry": self._furniture.retry,
+            "wrap": self._wrap,
+            "headers": self._publisher.headers,
+            "timings": self._furniture.timings,
+            "envelopes": "eager" if self._publisher.is_eager else "lazy",
+            "max_depth": self._publisher.max_depth,
+            "name": self.name,
+        }
+
+    def _stand(self, step: int) -> None:
+        with self._lock:
+            self._stood_in += step
+        self._routes.reset(is_plain=self._is_plain)
+
+    def _stand_in(self) -> Self:
+        if not self._stood_in:
+            return self
+        stand_in: Self = _stand_ins.get().get(self, self)
+        return stand_in
+
+    # -- seeing ------------------------------------------------------------------------------
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """
+        The subscriptions, in the order in which they were made.
+        """
+        return tuple(self._stand_in()._registry)
+
+    def explain(self, event: object, /) -> tuple[Explanation, ...]:
+        """
+        Say, subscription by subscription, whether *event* would reach it, and why.
+        """
+        return explain(event, self._stand_in()._registry)
+
+    def stats(self) -> Stats:
+        """
+        Return what has been counted since the bus was made.
+        """
+        bus = self._stand_in()
+        return stats_of(
+            bus._registry,
+            bus._routes,
+            duplicates=bus._publisher.duplicates,
+            timed=bus._furniture.timings,
+        )
+
+    def observe(self, observer: Observer, /) -> Callable[[], None]:
+        """
+        Tell *observer* what happens from now on, until the returned function is called.
+        """
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.observe(observer)
+        self._furniture.observers += (observer,)
+        self._routes.reset(is_plain=self._is_plain)
+
+        def stop() -> None:
+            remaining = [each for each in self._furniture.observers if each is not observer]
+            self._furniture.observers = tuple(remaining)
+            self._routes.reset(is_plain=self._is_plain)
+
+        return stop
+
+    @property
+    def clock(self) -> Clock:
+        """
+        Where the bus takes time, sleep and ids from.
+        """
+        return self._stand_in()._furniture.clock
+
+    # -- lifecycle ---------------------------------------------------------------------------
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        Whether the bus has been closed.
+        """
+        return self._stand_in()._routes.closed_by is not None
+
+    def close(self) -> None:
+        """
+        Take no more events and end the bus's own loop thread. Idempotent.
+
+        A publish under way goes on with its sync handlers; an async one that runs on
+        the loop thread is cancelled.
+        """
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.close()
+        self._routes.close(f"EventBus {self.name!r}")
+        self._furniture.loop_thread.close()
+
+    async def aclose(self) -> None:
+        """
+        Do what `close` does, without blocking the loop.
+        """
+        import asyncio  # late: whoever awaits has it loaded already
+
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        state = ", closed" * self.is_closed
+        return f"<EventBus {self.name!r}: {len(self.subscriptions)} subscriptions{state}>"
+
+
+def _one_of(option: str, value: object, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{option} is one of {', '.join(map(repr, allowed))}, not {value!r}")

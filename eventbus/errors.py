@@ -1,0 +1,318 @@
+"""
+Every exception and warning of the library, the tree drawn at the top.
+
+Law: an error carries the objects it speaks of as attributes, and its message
+says what happened, to which subscription and event, and what to do about it.
+Nothing here imports another room, logs or decides. An error can be copied and
+pickled where what it carries can be: it may be on its way to another process.
+
+::
+
+    EventBusError
+    ├── DeclarationError (TypeError)         an event class cannot be declared so
+    ├── HandlerSignatureError (TypeError)    a handler cannot be called so
+    ├── SubscriptionOptionError (TypeError)  an option cannot work for that handler
+    ├── DuplicateNameError (ValueError)      a subscription's name is taken
+    ├── NotAnEventError (TypeError)          what was published is no event
+    ├── BusClosedError (RuntimeError)        the bus has been closed
+    ├── RunningLoopError (RuntimeError)      publish() met an event loop and a coroutine
+    ├── PublishCycleError (RecursionError)   handlers publish each other's events forever
+    ├── HandlerTimeoutError (TimeoutError)   an attempt ran longer than its timeout
+    ├── HandlerErrors (ExceptionGroup)       the failures of one publish
+    ├── SubscriptionNotFoundError (LookupError)
+    ├── DeadLetterNotFoundError (LookupError)
+    └── DeadLettersFullError (RuntimeError)
+
+    Raised by handlers, to overrule their retry policy:
+    GiveUp, RetryAfter
+
+    EventBusWarning (UserWarning)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "BusClosedError",
+    "DeadLetterNotFoundError",
+    "DeadLettersFullError",
+    "DeclarationError",
+    "DuplicateNameError",
+    "EventBusError",
+    "EventBusWarning",
+    "GiveUp",
+    "HandlerErrors",
+    "HandlerSignatureError",
+    "HandlerTimeoutError",
+    "NotAnEventError",
+    "PublishCycleError",
+    "RetryAfter",
+    "RunningLoopError",
+    "SubscriptionNotFoundError",
+    "SubscriptionOptionError",
+]
+
+
+def _portable(self: Any) -> tuple[Any, ...]:
+    """
+    Reduce an error to what it holds; by itself it would be its message's alone.
+    """
+    return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
+    error = cls.__new__(cls, *args)
+    error.args = args  # an `OSError` takes them in its constructor only
+    vars(error).update(state)
+    return error
+
+
+class EventBusError(Exception):
+    """
+    The root of every error this library raises.
+
+    .. versionadded:: 0.1
+    """
+
+    __reduce__ = _portable
+
+
+class DeclarationError(EventBusError, TypeError):
+    """
+    Raised when a class cannot be declared as an event.
+
+    .. versionadded:: 0.1
+    """
+
+
+class HandlerSignatureError(EventBusError, TypeError):
+    """
+    Raised when a handler's parameters or annotations do not fit its event.
+
+    Attributes:
+        subscription: The name the subscription would have had.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str = "") -> None:
+        super().__init__(message)
+        self.subscription = subscription
+
+
+class SubscriptionOptionError(EventBusError, TypeError):
+    """
+    Raised when an option of a subscription cannot work for its handler.
+
+    Attributes:
+        subscription: The name the subscription would have had.
+        option: The option's name.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str = "", option: str = "") -> None:
+        super().__init__(message)
+        self.subscription = subscription
+        self.option = option
+
+
+class DuplicateNameError(EventBusError, ValueError):
+    """
+    Raised when a second subscription asks for a name that is taken.
+
+    Attributes:
+        name: The name both asked for.
+        first: The subscription that has it.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, name: str, first: object) -> None:
+        super().__init__(message)
+        self.name = name
+        self.first = first
+
+
+class NotAnEventError(EventBusError, TypeError):
+    """
+    Raised when something that is no event is published.
+
+    .. versionadded:: 0.1
+    """
+
+
+class BusClosedError(EventBusError, RuntimeError):
+    """
+    Raised when an event is published to a bus that has been closed.
+
+    .. versionadded:: 0.1
+    """
+
+
+class RunningLoopError(EventBusError, RuntimeError):
+    """
+    Raised when `publish` would have to block a running event loop.
+
+    Attributes:
+        subscription: The name of the subscription whose handler is async.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str) -> None:
+        super().__init__(message)
+        self.subscription = subscription
+
+
+class PublishCycleError(EventBusError, RecursionError):
+    """
+    Raised when nested publishes go deeper than the bus allows.
+
+    It passes through every dispatch of the chain up to the outermost publish:
+    isolating it would let a cycle with two branches run practically forever.
+
+    Attributes:
+        chain: The event names of the chain, outermost first.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, chain: Sequence[str]) -> None:
+        super().__init__(message)
+        self.chain = tuple(chain)
+
+
+class HandlerTimeoutError(EventBusError, TimeoutError):
+    """
+    Raised when one attempt of a handler ran longer than its timeout.
+
+    Attributes:
+        subscription: The name of the subscription.
+        limit: The timeout, in seconds.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str, limit: float) -> None:
+        super().__init__(message)
+        self.subscription = subscription
+        self.limit = limit
+
+
+class HandlerErrors(EventBusError, ExceptionGroup[Exception]):
+    """
+    Raised when handlers of one publish failed and the caller wants to know.
+
+    An `ExceptionGroup`: ``except*`` takes single kinds of failure out of it.
+    Each member carries a note that names its subscription.
+
+    Attributes:
+        failures: The `eventbus.Failure` values, in the order of the handlers.
+
+    .. versionadded:: 0.1
+    """
+
+    failures: tuple[Any, ...]
+
+    def __new__(
+        cls, message: str, exceptions: Sequence[Exception], failures: Sequence[Any] = ()
+    ) -> HandlerErrors:
+        """
+        Build the group from *exceptions* and remember their *failures*.
+        """
+        self = super().__new__(cls, message, exceptions)
+        self.failures = tuple(failures)
+        return self
+
+    def __init__(
+        self, message: str, exceptions: Sequence[Exception], failures: Sequence[Any] = ()
+    ) -> None:
+        super().__init__(message, exceptions)
+
+    def derive(self, excs: Sequence[Any], /) -> Any:
+        """
+        Keep the failures that belong to *excs* when the group is split.
+        """
+        kept = {id(each) for each in excs}
+        failures = [failure for failure in self.failures if id(failure.exception) in kept]
+        return HandlerErrors(self.message, excs, failures)
+
+
+class SubscriptionNotFoundError(EventBusError, LookupError):
+    """
+    Raised when nothing is subscribed by the name a dead letter asks for.
+
+    Attributes:
+        subscription: That name.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str = "") -> None:
+        super().__init__(message)
+        self.subscription = subscription
+
+
+class DeadLetterNotFoundError(EventBusError, LookupError):
+    """
+    Raised when there is no dead letter with the given id.
+
+    Attributes:
+        letter_id: The id.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, letter_id: str = "") -> None:
+        super().__init__(message)
+        self.letter_id = letter_id
+
+
+class DeadLettersFullError(EventBusError, RuntimeError):
+    """
+    Raised when a full dead-letter store with overflow "raise" gets another.
+
+    .. versionadded:: 0.1
+    """
+
+
+class GiveUp(Exception):
+    """
+    Raise it in a handler to give up now, whatever the retry policy says.
+
+    .. versionadded:: 0.1
+    """
+
+
+class RetryAfter(Exception):
+    """
+    Raise it in a handler to be called again after *seconds*, whatever the policy says.
+
+    The server's ``Retry-After`` is the usual source. A policy's *attempts* and
+    *max_elapsed* still count: a policy that gives up ends the delivery.
+
+    Attributes:
+        seconds: How long to wait before the next attempt, 0 or more.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, seconds: float, message: str | None = None) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"RetryAfter(seconds) must be 0 or more, and finite, not {seconds!r}")
+        super().__init__(message or f"retry after {seconds:g} seconds")
+        self.seconds = seconds
+
+    __reduce__ = _portable
+
+
+class EventBusWarning(UserWarning):
+    """
+    Warned when something works but is probably not what was meant.
+
+    .. versionadded:: 0.1
+    """

@@ -1,0 +1,181 @@
+"""
+The observer protocol and its details objects: what happened, as values.
+
+Law: one frozen details object per kind of occurrence, and nothing here acts.
+An observer is any callable that takes one; new facts become new attributes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias
+
+import attrs
+
+from eventbus._envelope import Envelope
+
+__all__ = [
+    "DeadLettered",
+    "Delivered",
+    "Duplicate",
+    "Failed",
+    "Observer",
+    "Occurrence",
+    "Published",
+    "Retried",
+    "Unhandled",
+]
+
+
+@attrs.frozen(kw_only=True)
+class Published:
+    """
+    An event was published; no handler has been called yet.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscriptions: The names of the subscriptions on its route, in order.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscriptions: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Delivered:
+    """
+    A handler succeeded.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+        attempt: Which attempt it was. Starts at 1.
+        duration: Seconds this attempt took, on the bus's clock.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+    attempt: int
+    duration: float
+
+
+@attrs.frozen(kw_only=True)
+class Retried:
+    """
+    An attempt failed and another one will follow.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+        attempt: Which attempt failed. Starts at 1.
+        exception: What it raised.
+        delay: Seconds until the next attempt.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+    attempt: int
+    exception: Exception
+    delay: float
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """
+    A delivery failed for good. Emitted exactly once for it.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+        attempts: How often the handler was called; 0 when it never came to a call.
+        exception: What the last attempt raised.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+    attempts: int
+    exception: Exception
+
+
+@attrs.frozen(kw_only=True)
+class DeadLettered:
+    """
+    A delivery that failed for good was kept as a dead letter.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+        letter_id: The dead letter's id, for redrive and discard.
+        reason: Why it is there: ``"failed"``.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+    letter_id: str
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Duplicate:
+    """
+    An idempotency key kept a handler, or a whole publish, from running again.
+
+    Attributes:
+        envelope: The duplicate and its facts.
+        subscription: The subscription's name; ``None`` for the publisher's key.
+        key: The idempotency key.
+        first_id: The id of the event that holds the key, where known.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str | None
+    key: str
+    first_id: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Unhandled:
+    """
+    An event was published and no handler was called.
+
+    Attributes:
+        envelope: The event and its facts.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+
+
+Occurrence: TypeAlias = (
+    Published | Delivered | Retried | Failed | DeadLettered | Duplicate | Unhandled
+)
+
+
+class Observer(Protocol):
+    """
+    Something that is told what happens on a bus.
+
+    Called in the thread or task in which it happens. An observer that raises is
+    logged the first time and changes nothing for publisher, handlers and other
+    observers.
+
+    .. versionadded:: 0.1
+    """
+
+    def __call__(self, occurrence: Occurrence, /) -> None:
+        """
+        Take note of *occurrence*.
+        """
+        ...

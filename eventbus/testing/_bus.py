@@ -1,0 +1,319 @@
+"""
+`TestBus`: the real bus with other furniture, for tests.
+
+Law: what a delivery passes through is the real bus's code. Added are a virtual clock,
+a recorder, faults at both ends of a delivery, and failures that reach the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Literal, Self
+
+import attrs
+from typing_extensions import Unpack
+
+from eventbus._attempt import acall_of, call_of, running_loop
+from eventbus._bus import EventBus
+from eventbus._clock import VirtualClock
+from eventbus._envelope import Envelope, here
+from eventbus._publisher import PublishOptions
+from eventbus._receipt import Failure, Receipt, raise_failures
+from eventbus._routing import Folded, Route, miss
+from eventbus._subscription import Counters, Subscription
+from eventbus.dead_letter import InMemoryDeadLetters
+from eventbus.errors import RunningLoopError
+from eventbus.idempotency import InMemoryIdempotencyStore
+from eventbus.instrumentation import Failed, Occurrence
+from eventbus.testing._assertions import AssertingBus
+from eventbus.testing._faults import Faults
+from eventbus.testing._recording import BusOptions
+from eventbus.testing._reordering import Held, Release
+
+__all__ = ["TestBus"]
+
+# Where the outermost publish under way here collects what it has to raise.
+_failures: ContextVar[list[Failure] | None] = ContextVar("eventbus_testing_failures", default=None)
+
+
+class TestBus(AssertingBus):
+    """
+    The real bus with a virtual clock, a recorder and faults.
+
+    Waiting takes no real time: it moves the clock. Stores are in memory. What happened
+    is in `published`, `delivered`, `failures`, `retries`, `duplicates`, `unhandled` and
+    `dead_letters`, and the ``assert_...`` methods ask for it.
+
+    Args:
+        errors: By default, failures are raised to the test: as one `HandlerErrors`, by
+            the outermost publish, after everything has run. A handler that publishes
+            gets a receipt, as it does on the real bus. ``"raise"`` and ``"collect"``
+            mean what they mean to `eventbus.EventBus`. Dead letters are always kept.
+        clock: A virtual clock to share with something else.
+        options: See `eventbus.EventBus`.
+
+    Attributes:
+        faults: What goes wrong on purpose; see `Faults`.
+
+    .. versionadded:: 0.1
+    """
+
+    __test__ = False  # to pytest: a class to test with, not one of tests
+
+    def __init__(
+        self,
+        *,
+        errors: Literal["raise", "collect"] | None = None,
+        clock: VirtualClock | None = None,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        self._virtual_clock = clock or VirtualClock()
+        options.setdefault("name", "test bus")
+        options["observers"] = (_collect, *options.get("observers", ()))
+        super().__init__(errors=errors or "collect", clock=self._virtual_clock, **options)
+        self._furniture.logs_failures = errors == "collect"
+        self._raises_at_last = errors is None
+        self._delivers = True
+        self.faults = Faults(self._roster, Release(self._release, self._arelease))
+
+    @property
+    def clock(self) -> VirtualClock:
+        """
+        The virtual clock: ``bus.clock.advance(hours=24)``.
+        """
+        return self._stand_in()._virtual_clock
+
+    def close(self) -> None:
+        """
+        Do what the real bus does, and end an idempotence check that is under way.
+
+        Raises:
+            AssertionError: The check has something to report.
+        """
+        __tracebackhide__ = True
+        super().close()
+        if self._stand_in() is self and self.faults.check is not None:
+            self.faults.check.end()
+
+    def __exit__(self, *raised: object) -> None:
+        """
+        Close the bus; what the block raised goes before what a check has to report.
+        """
+        __tracebackhide__ = True
+        self._give_way(raised)
+        super().__exit__(*raised)
+
+    async def __aexit__(self, *raised: object) -> None:
+        """
+        Close the bus; what the block raised goes before what a check has to report.
+        """
+        __tracebackhide__ = True
+        self._give_way(raised)
+        await super().__aexit__(*raised)
+
+    def _give_way(self, raised: tuple[object, ...]) -> None:
+        if self.faults.check is not None and any(raised):
+            self.faults.check.give_up()
+
+    # -- standing in for another bus -----------------------------------------------------------
+
+    @classmethod
+    def like(
+        cls,
+        bus: EventBus,
+        *,
+        errors: Literal["raise", "collect"] | None = None,
+        clock: VirtualClock | None = None,
+        delivers: bool = True,
+    ) -> Self:
+        """
+        Return a test bus with the settings of *bus*, and with none of its handlers.
+
+        Its stores in memory are of the same measures; those of *bus* are not touched.
+
+        Args:
+            bus: Any bus. One with ``errors="raise"`` passes that on.
+            errors: See `TestBus`.
+            clock: See `TestBus`.
+            delivers: ``False``: no handler is ever called.
+        """
+        source = bus._stand_in()
+        settings = source._settings()
+        raises = settings.pop("errors") == "raise"
+        made = cls(
+            errors=errors or ("raise" if raises else None),
+            clock=clock,
+            idempotency=_alike(source._furniture.idempotency, "ttl", "lease", "capacity"),
+            dead_letters=_alike(source._furniture.dead_letters, "capacity", "overflow"),
+            **settings,
+        )
+        made._delivers = delivers
+        return made
+
+    def adopt(self, subscription: Subscription) -> Subscription:
+        """
+        Subscribe as another bus's *subscription* does, by the same name.
+        """
+        mine = Subscription(
+            name=subscription.name,
+            event_types=subscription.event_types,
+            options=subscription.options,
+            signature=subscription.signature,
+            get_handler=subscription.get_handler,
+        )
+        return self._take_in(mine)
+
+    def leave_out(self, subscription: Subscription, why: str) -> None:
+        """
+        Know another bus's *subscription* without subscribing it, and say *why* if asked.
+        """
+        self._roster.leave_out(subscription, why)
+
+    # -- what differs from the real bus ------------------------------------------------------
+
+    def _hooks(self, subscription: Subscription) -> tuple[Any, ...]:
+        return (self.faults.hook(subscription), *super()._hooks(subscription))
+
+    def _fold(self, subscription: Subscription) -> Folded:
+        folded = super()._fold(subscription)
+        if not self._delivers:
+            pass_by = partial(_pass_by, subscription.counters)
+            return attrs.evolve(folded, call=pass_by, acall=pass_by)
+        target = self._targets.get(subscription) or folded.call
+        again = acall_of(subscription, target, self.clock)
+        again_now = call_of(subscription, target, again, self._furniture.loop_thread)
+
+        def call(event: Any) -> Any:
+            if (check := self.faults.check) is None:
+                return folded.call(event)
+            return check.twice(subscription, folded, again_now, event)
+
+        def acall(event: Any) -> Any:
+            if (check := self.faults.check) is None:
+                return folded.acall(event)
+            return check.atwice(subscription, folded, again, event)
+
+        return attrs.evolve(folded, call=call, acall=acall)
+
+    def _why_not(self, subscription: Subscription, envelope: Envelope[Any]) -> str:
+        if not self._delivers:
+            return "nothing is delivered while recording with deliver=False"
+        if self.faults.holds(envelope.id):
+            return "held back by faults.reorder(), until faults.release()"
+        return super()._why_not(subscription, envelope)
+
+    def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
+        with self._raising_at_last(route.name):
+            return super()._publish(event, route, options)
+
+    async def _apublish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
+        with self._raising_at_last(route.name):
+            return await super()._apublish(event, route, options)
+
+    def publish_many(
+        self, events: Iterable[object], /, **options: Unpack[PublishOptions]
+    ) -> list[Receipt]:
+        """
+        Publish each event in turn; see `eventbus.EventBus.publish_many`.
+        """
+        events = list(events)
+        with self._raising_at_last(f"{len(events)} events"):
+            return super().publish_many(events, **options)
+
+    async def apublish_many(
+        self, events: Iterable[object], /, **options: Unpack[PublishOptions]
+    ) -> list[Receipt]:
+        """
+        Publish each event in turn, awaiting its async handlers; see `publish_many`.
+        """
+        events = list(events)
+        with self._raising_at_last(f"{len(events)} events"):
+            return await super().apublish_many(events, **options)
+
+    @contextmanager
+    def _raising_at_last(self, what: str) -> Generator[None]:
+        """
+        Raise the failures of everything within, if no handler stands around it.
+        """
+        if not self._raises_at_last or here.get().current is not None:
+            yield
+            return
+        failures: list[Failure] = []
+        token = _failures.set(failures)
+        try:
+            yield
+        finally:
+            _failures.reset(token)
+        if failures:
+            raise_failures(what, failures)
+
+    def _run(self, receipt: Receipt, route: Route) -> Receipt:
+        return receipt if self.faults.keeps(receipt, route) else self._deliver(receipt, route)
+
+    async def _arun(self, receipt: Receipt, route: Route) -> Receipt:
+        if self.faults.keeps(receipt, route):
+            return receipt
+        return await self._adeliver(receipt, route)
+
+    def _deliver(self, receipt: Receipt, route: Route) -> Receipt:
+        for each in self.faults.deliveries(receipt, route):
+            super()._run(each, route)
+        return receipt
+
+    async def _adeliver(self, receipt: Receipt, route: Route) -> Receipt:
+        for each in self.faults.deliveries(receipt, route):
+            await super()._arun(each, route)
+        return receipt
+
+    def _release(self, held: list[Held]) -> list[Receipt]:
+        if running_loop() is not None:
+            _refuse_loop(held)
+        with self._raising_at_last(f"{len(held)} events held back"):
+            for each in held:
+                each.context.run(_failures.set, _failures.get())
+                each.context.run(self._deliver, each.receipt, each.route)
+            return self._publisher.conclude_many([each.receipt for each in held])
+
+    async def _arelease(self, held: list[Held]) -> list[Receipt]:
+        import asyncio  # late: whoever awaits has it loaded already
+
+        loop = asyncio.get_running_loop()
+        with self._raising_at_last(f"{len(held)} events held back"):
+            for each in held:
+                each.context.run(_failures.set, _failures.get())
+                delivering = self._adeliver(each.receipt, each.route)
+                await loop.create_task(delivering, context=each.context)
+            return self._publisher.conclude_many([each.receipt for each in held])
+
+
+def _collect(occurrence: Occurrence) -> None:
+    failures = _failures.get()
+    if failures is not None and isinstance(occurrence, Failed):
+        failures.append(Failure(occurrence.subscription, occurrence.exception, occurrence.attempts))
+
+
+def _pass_by(counters: Counters, event: object) -> None:
+    miss(counters)
+
+
+def _alike(store: Any, *measures: str) -> Any:
+    """
+    Return a new store like *store*; ``None``, for the default, if it is not one of ours.
+    """
+    if not isinstance(store, InMemoryIdempotencyStore | InMemoryDeadLetters):
+        return None
+    kind = next(each for each in type(store).__mro__ if each.__module__.startswith("eventbus."))
+    return kind(**{name: getattr(store, name) for name in measures})
+
+
+def _refuse_loop(held: Iterable[Held]) -> None:
+    name = next((each.route.needs_loop for each in held if each.route.needs_loop), None)
+    if name is not None:
+        raise RunningLoopError(
+            f"what is held back for {name} cannot be released in a thread with a running event "
+            f"loop. Use await faults.arelease(), or async with faults.reorder(...).",
+            subscription=name,
+        )
