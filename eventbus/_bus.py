@@ -369,7 +369,8 @@ class EventBus(Wiring):
 
     def _redriven(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
         letter = self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
-        self._routes.refuse_if_closed(type(letter.event))
+        event: object = letter.event
+        self._routes.refuse_if_closed(type(event))
         subscription = self._registry.named(letter.subscription)
         if subscription is None or subscription.handler is None:
             raise SubscriptionNotFoundError(

@@ -8,7 +8,7 @@ while an event is published, unless another bus stands in for this one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -243,7 +243,7 @@ class Wiring:
     # -- standing in -------------------------------------------------------------------------
 
     @contextmanager
-    def stood_in_by(self, other: Self) -> Iterator[None]:
+    def stood_in_by(self, other: Self) -> Generator[None]:
         """
         Let *other* do, in this context, whatever this bus is asked to do.
 

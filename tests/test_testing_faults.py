@@ -866,3 +866,22 @@ def test_an_exception_is_the_news(is_async: bool) -> None:
             publish(bus)
         with pytest.raises(LookupError), bus.faults.check_idempotent():
             raise LookupError
+
+
+def test_what_handlers_of_another_bus_publish_is_their_own(bus: TestBus) -> None:
+    """
+    A handler answers for what it publishes itself, on whichever bus, and for nothing else.
+    """
+    other = TestBus()
+
+    def ask(placed: OrderPlaced) -> None:
+        other.publish(placed)
+
+    def answer(placed: OrderPlaced) -> None:
+        bus.publish(InvoiceSent())
+
+    bus.subscribe(OrderPlaced, ask)
+    other.subscribe(OrderPlaced, answer)
+    with bus.faults.check_idempotent():
+        bus.publish(OrderPlaced())
+    assert [OrderPlaced()] == other.published

@@ -33,6 +33,7 @@ class Run:
     What one run of a handler did, apart from its side effects.
 
     Attributes:
+        within: The publish whose event it handles.
         is_rehearsal: It is the second run.
         published: The events it published itself.
         result: What it returned.
@@ -41,6 +42,7 @@ class Run:
         is_done: It has run to its end and raised nothing.
     """
 
+    within: Receipt
     is_rehearsal: bool = False
     published: list[object] = attrs.field(factory=list)
     result: object = None
@@ -89,7 +91,7 @@ def overheard(receipt: Receipt) -> bool:
     run = _run.get()
     if run is None:
         return False
-    if run.is_open:
+    if run.is_open and here.get().current is run.within:
         run.published.append(receipt.event)
     return run.is_rehearsal
 
@@ -168,7 +170,7 @@ class IdempotenceCheck:
             folded.call(event)
         if first is None or not _was_delivered(first, subscription):
             return
-        second = Run(is_rehearsal=True)
+        second = Run(first.within, is_rehearsal=True)
         with _standing_in(second):
             try:
                 folded.settle(attempt(event))
@@ -188,7 +190,7 @@ class IdempotenceCheck:
                 await delivery
         if first is None or not _was_delivered(first, subscription):
             return
-        second = Run(is_rehearsal=True)
+        second = Run(first.within, is_rehearsal=True)
         with _standing_in(second):
             try:
                 if isawaitable(result := attempt(event)):
@@ -198,7 +200,7 @@ class IdempotenceCheck:
         self._compare(subscription, event, first, second)
 
     def _begin(self, subscription: Subscription) -> Run | None:
-        return None if subscription.name in self._without else Run()
+        return None if subscription.name in self._without else Run(here.get().current)
 
     def _compare(self, subscription: Subscription, event: object, first: Run, second: Run) -> None:
         if lines := list(_differences(first, second)):
@@ -207,8 +209,8 @@ class IdempotenceCheck:
 
 
 def _was_delivered(run: Run, subscription: Subscription) -> bool:
-    receipt: Receipt = here.get().current
-    return run.is_done and all(each.subscription != subscription.name for each in receipt.failures)
+    failures = run.within.failures
+    return run.is_done and all(each.subscription != subscription.name for each in failures)
 
 
 def _differences(first: Run, second: Run) -> Iterator[str]:

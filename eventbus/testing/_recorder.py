@@ -15,7 +15,6 @@ import attrs
 from eventbus._envelope import Envelope
 from eventbus._subscription import AnyHandler, Subscription
 from eventbus.instrumentation import (
-    DeadLettered,
     Delivered,
     Duplicate,
     Failed,
@@ -96,8 +95,8 @@ class Recorder:
                 self.duplicates.append(occurrence)
             case Unhandled(envelope=envelope):
                 self.unhandled.append(envelope)
-            case DeadLettered():
-                pass  # the store has the letter
+            case _:
+                pass  # a dead letter, which the store has
 
     def _delivery(self, delivered: Delivered) -> RecordedDelivery:
         return RecordedDelivery(
