@@ -5,6 +5,7 @@ How the documentation is built: ``python -m sphinx -W docs docs/_build``.
 from __future__ import annotations
 
 from importlib.metadata import version as version_of
+from typing import Any
 
 project = "eventbus"
 author = "the eventbus authors"
@@ -41,3 +42,19 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
 html_title = f"eventbus {release}"
+
+
+def _keep_sentences(
+    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    # Napoleon takes what stands before a colon in an attribute's docstring for its type,
+    # unless another line comes first; ours are sentences.
+    if what in {"attribute", "data", "property"} and lines:
+        lines[:0] = ["..", ""]
+
+
+def setup(app: Any) -> None:
+    """
+    Run before napoleon, whose priority is 500.
+    """
+    app.connect("autodoc-process-docstring", _keep_sentences, priority=400)

@@ -28,7 +28,7 @@ from eventbus._furniture import Furniture
 from eventbus._receipt import Receipt, ancestry
 from eventbus._routing import Folded, miss
 from eventbus._subscription import Subscription
-from eventbus._verdict import Trial, Verdict
+from eventbus._verdict import Trial, Verdict, as_text
 from eventbus.errors import RunningLoopError
 from eventbus.idempotency import Claim
 
@@ -143,16 +143,21 @@ class Delivery(Verdict):
 
     def _claiming(self) -> AnyCall:
         call, settle, monotonic = self._call, self._settle, self.furniture.clock.monotonic
-        key_of, store, name = self.key_of, self.furniture.idempotency, self.subscription.name
+        read, store, name = self.options.idempotency_key, self.furniture.idempotency, self.name
+        assert read is not None
 
         def claiming(event: Any) -> None:
             receipt, began = here.get().current, monotonic()
             try:
-                key = key_of(event)
+                key = read(event)
+                if type(key) is not str:
+                    key = as_text(key)
                 claim = None if key is None else store.claim(name, key, source=receipt, now=began)
             except Exception as error:
                 return self.bury(Trial(receipt, number=0), error)
-            if claim is None or claim.state != "granted":
+            if claim is None:
+                return self._perform(Trial(receipt), event)
+            if claim.state != "granted":
                 return self.deliver(event)
             try:
                 if (result := call(event)) is not None:
@@ -176,8 +181,10 @@ class Delivery(Verdict):
         Claim, call, retry and bury, waiting in the calling thread.
         """
         trial = Trial(here.get().current)
-        if not self._claimed(trial, event):
-            return
+        if self._claimed(trial, event):
+            self._perform(trial, event)
+
+    def _perform(self, trial: Trial, event: Any) -> None:
         clock = self.furniture.clock
         trial.began = clock.monotonic()
         try:

@@ -173,9 +173,7 @@ def _check(cls: Any, name: Any, version: Any) -> None:
 def _frozen(cls: type[T], kw_only: bool) -> type[T]:
     try:
         return attrs.frozen(cls, kw_only=kw_only)
-    except TypeError as error:
-        raise DeclarationError(f"@event on {cls.__qualname__}: {error}") from error
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise DeclarationError(
             f"@event on {cls.__qualname__}: {error}. If it is about the order of fields, "
             f"@event(kw_only=True) does away with it, also where a base event has defaults."

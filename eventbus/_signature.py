@@ -75,7 +75,7 @@ def read_signature(
             "iterate over what it returns. Write it without yield.",
         )
     signature = _signature(handler, follow=False)
-    if signature is not None and wrapped and _takes_anything(signature):
+    if wrapped and (signature is None or _takes_anything(signature)):
         signature = _signature(handler, follow=True)  # it passes on what it takes
     if signature is None:
         return HandlerSignature(is_async=_is_async(handler, _UNKNOWN))
@@ -84,7 +84,7 @@ def read_signature(
     is_keyword = envelope is not None and envelope.kind is inspect.Parameter.KEYWORD_ONLY
     return HandlerSignature(
         event_types=event_types_of(annotation) or (),
-        annotation="" if written is _UNKNOWN else inspect.formatannotation(written),
+        annotation=_spelled(written),
         is_async=_is_async(handler, _resolve(signature.return_annotation, handler)),
         takes_envelope=envelope is not None,
         envelope_keyword=envelope.name if envelope is not None and is_keyword else None,
@@ -96,7 +96,7 @@ def name_of(handler: Callable[..., object]) -> str:
     Return a handler's default name: its module and its qualified name.
     """
     target = _without_partial(handler)
-    named = target if hasattr(target, "__qualname__") else _class_of(target)
+    named = target if isinstance(getattr(target, "__qualname__", None), str) else _class_of(target)
     return f"{named.__module__ or 'builtins'}.{named.__qualname__}"
 
 
@@ -150,6 +150,12 @@ def _signature(handler: Callable[..., object], *, follow: bool) -> inspect.Signa
         return None
 
 
+def _spelled(annotation: Any) -> str:
+    if annotation is _UNKNOWN or isinstance(annotation, str):
+        return annotation if isinstance(annotation, str) else ""
+    return inspect.formatannotation(annotation)
+
+
 def _takes_anything(signature: inspect.Signature) -> bool:
     kinds = {each.kind for each in signature.parameters.values()}
     return inspect.Parameter.VAR_POSITIONAL in kinds
@@ -182,7 +188,8 @@ def _parameters(
         _refuse(
             name, f"{signature}: the event comes first, and the Envelope second: (event, envelope)"
         )
-    if written is _UNKNOWN and hasattr(handler, "__wrapped__"):  # a decorator's own parameter
+    if positional and written is _UNKNOWN and hasattr(handler, "__wrapped__"):
+        # A decorator's own parameter; unless it adds or takes away some, it is the handler's.
         inner = _signature(handler, follow=True)
         if inner is not None and len(inner.parameters) == len(parameters):
             written = next(iter(inner.parameters.values())).annotation
@@ -308,7 +315,7 @@ def _names_around(layer: Any, owner: type) -> dict[str, Any]:
     """
     module = sys.modules.get(layer.__module__)
     names = {name: value for cls in reversed(owner.__mro__) for name, value in vars(cls).items()}
-    names.update(getattr(layer, "__globals__", None) or vars(module or types))
+    names.update(vars(module or types), **getattr(layer, "__globals__", {}))
     outer, _, inside = layer.__qualname__.rpartition(".<locals>.")
     around = list[types.FrameType]()
     frame = inspect.currentframe() if inside and outer else None

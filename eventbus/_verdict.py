@@ -21,7 +21,7 @@ from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered, Delivered, Duplicate, Failed, Retried
 from eventbus.retry import Attempt, checked_delay, no_retry
 
-__all__ = ["Trial", "Verdict", "cycle_at_limit"]
+__all__ = ["Trial", "Verdict", "as_text", "cycle_at_limit"]
 
 
 @attrs.define(eq=False)
@@ -68,6 +68,13 @@ class Trial:
         self.stories += (story(self.total, error, furniture.now()),)
 
 
+def as_text(key: object) -> str | None:
+    """
+    Return an idempotency key as it is compared; ``None`` stands for no key.
+    """
+    return None if key is None else str(key)
+
+
 class Verdict:
     """
     Decides for one subscription, and sees to it that everybody learns of it.
@@ -76,6 +83,7 @@ class Verdict:
     def __init__(self, subscription: Subscription, furniture: Furniture) -> None:
         self.subscription = subscription
         self.furniture = furniture
+        self.name = subscription.name
         self.counters = subscription.counters
         self.options = subscription.options
         policy = furniture.retry if self.options.retry is None else self.options.retry
@@ -85,9 +93,8 @@ class Verdict:
         """
         Return the event's idempotency key for this subscription, if it has one.
         """
-        reader = self.options.idempotency_key
-        key = None if reader is None else reader(event)
-        return key if key is None or type(key) is str else str(key)
+        read = self.options.idempotency_key
+        return None if read is None else as_text(read(event))
 
     def judge(self, trial: Trial, error: Exception) -> float | None:
         """

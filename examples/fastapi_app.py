@@ -62,13 +62,11 @@ class BackOffice:
         await self.bus.apublish(StockReserved(placed.order_id))
 
     @on
-    async def send_mail(
-        self, happened: OrderPlaced | OrderCancelled, envelope: Envelope[object]
-    ) -> None:
+    async def send_mail(self, happened: OrderPlaced | OrderCancelled, envelope: Envelope) -> None:
         self.trail.append((envelope.correlation_id, f"mail: {envelope.name} {happened.order_id}"))
 
     @on
-    def print_label(self, reserved: StockReserved, envelope: Envelope[object]) -> None:
+    def print_label(self, reserved: StockReserved, envelope: Envelope) -> None:
         self.trail.append((envelope.correlation_id, f"label: {reserved.order_id}"))
 
 

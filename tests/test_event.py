@@ -330,6 +330,10 @@ def test_what_attrs_refuses_is_refused():
 
             def __setattr__(self, name: str, value: object) -> None: ...
 
+    with pytest.raises(DeclarationError, match="__slots__ not supported") as slots:
+        event(type("Pair", (tuple,), {"__annotations__": {"first": int}}))
+    assert isinstance(slots.value.__cause__, TypeError)
+
 
 @pytest.mark.parametrize(
     ("given", "message"),

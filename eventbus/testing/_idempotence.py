@@ -101,7 +101,7 @@ def observed(handler: Callable[[Any], Any], event: Any) -> Any:
     Call *handler*, and note down what it does if that is asked for here.
     """
     run = _run.get()
-    if run is None:
+    if run is None or here.get().current is not run.within:
         return handler(event)
     with run.attempt():
         run.result = handler(event)

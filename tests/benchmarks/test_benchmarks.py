@@ -117,7 +117,7 @@ def test_lanes_are_timed_in_turns() -> None:
     lanes = [Lane(name, partial(prepare, name)) for name in "abc"]
     times = measure(lanes, effort)
     assert ["a", "b", "c"] == list(times)
-    assert "abc" + "abc" + "cba" + "abc" == "".join(turns)
+    assert "abc" + "cba" + "abc" == "".join(turns)[-9:]
 
 
 def test_both_colours_are_timed() -> None:

@@ -138,9 +138,12 @@ class _Stopwatch:
     def calibrate(self, span: float) -> None:
         """
         Choose a number of calls that takes about *span* seconds, warming the lane up on the way.
+
+        The quickest of a few runs decides: an interruption would leave too small a number, and
+        each loop would be over before the processor had warmed to it.
         """
-        while (taken := self.run()) < span / 2 and self.number < 1_000_000:
-            self.number = max(self.number * 2, min(self.number * 10, int(span / (taken + 1e-7))))
+        while (taken := min(self.run() for _ in range(5))) < span / 2 and self.number < 1_000_000:
+            self.number *= max(2, min(10, round(span / max(taken, 1e-7))))
         self.best = float("inf")
 
 
