@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any
-
-from typing_extensions import Unpack
+from typing import Any, Unpack
 
 from eventbus._delivery import Delivery
 from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch, fail_first
@@ -34,7 +32,7 @@ def _probe_loop() -> Any:
     """
     Return the running event loop; until asyncio is imported there can be none.
     """
-    global _running_loop
+    global _running_loop  # noqa: PLW0603 - this function steps aside for the real one
     events = sys.modules.get("asyncio.events")
     found = getattr(events, "_get_running_loop", None)
     if found is None:

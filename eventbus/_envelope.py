@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import _thread
 import sys
+import typing
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 import attrs
-from typing_extensions import TypeVar
 
 __all__ = ["Envelope", "current_envelope"]
 
 # With a default, a bare `Envelope` is a complete annotation, also to strict type checkers.
-E_co = TypeVar("E_co", covariant=True, default=Any)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    E_co = TypeVar("E_co", covariant=True, default=Any)
+else:  # the default, for a bare `Envelope`, only means something to a type checker
+    E_co = typing.TypeVar("E_co", covariant=True)
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

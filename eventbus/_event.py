@@ -11,10 +11,9 @@ import types
 import typing
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, dataclass_transform, overload
 
 import attrs
-from typing_extensions import dataclass_transform
 
 from eventbus.errors import DeclarationError, NotAnEventError
 

@@ -10,13 +10,23 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
-
-from typing_extensions import TypeForm, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from eventbus._options import AnyHandler, SubscriptionOptions
 from eventbus._signature import event_types_of
 from eventbus.errors import HandlerSignatureError
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 __all__ = ["is_bare", "marks_in", "on"]
 

@@ -97,7 +97,7 @@ def name_of(handler: Callable[..., object]) -> str:
     """
     target = _without_partial(handler)
     named = target if isinstance(getattr(target, "__qualname__", None), str) else _class_of(target)
-    return f"{named.__module__ or 'builtins'}.{named.__qualname__}"
+    return ".".join(filter(None, (named.__module__, named.__qualname__)))
 
 
 def event_types_of(annotation: object) -> tuple[type, ...] | None:

@@ -12,9 +12,17 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
-
-from typing_extensions import TypeForm, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from eventbus._attempt import wrapped
 from eventbus._clock import Clock, SystemClock
@@ -32,6 +40,9 @@ from eventbus.dead_letter import DeadLetters, InMemoryDeadLetters
 from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
 from eventbus.instrumentation import Observer
 from eventbus.retry import RetryPolicy, as_policy
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 __all__ = ["Wiring"]
 

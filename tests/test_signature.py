@@ -145,6 +145,18 @@ def stranger(happened: Stranger) -> None: ...
 def half_a_stranger(happened: OrderPlaced | Stranger) -> None: ...
 
 
+def with_objects(annotation: object) -> Callable[[Any], None]:
+    """
+    Return a handler whose annotation is no text.
+    """
+
+    def handler(happened):  # type: ignore[no-untyped-def]
+        pass
+
+    handler.__annotations__["happened"] = annotation
+    return handler
+
+
 class Service:
     @event
     class Opened:
@@ -204,7 +216,9 @@ class Receiver(NamedTuple):
         (functools.partial(functools.partial(Service().booked, []), placed=None), ()),
         (functools.lru_cache(typed), (OrderPlaced,)),
         (staticmethod(typed), (OrderPlaced,)),
-        (create_autospec(typed), (OrderPlaced,)),
+        (create_autospec(typed), ()),  # it has no module to look the text up in
+        (with_objects(OrderPlaced), (OrderPlaced,)),
+        (with_objects(Changed["Stranger"]), (Changed,)),
         (silent, ()),
         (anything, ()),
         (anyhow, ()),
@@ -238,6 +252,8 @@ def test_the_first_parameter_says_the_event(
         (typed, "OrderPlaced"),
         (stranger, "Stranger"),
         (anything, "Any"),
+        (with_objects(OrderPlaced), f"{__name__}.OrderPlaced"),
+        (with_objects(int | None), "int | None"),
         (silent, ""),
         (lambda placed: None, ""),
     ],
@@ -626,8 +642,9 @@ def test_what_cannot_be_called_with_an_event_is_refused(handler: Any, message: s
         (functools.partial(functools.partial(typed)), f"{__name__}.typed"),
         (transparent(typed), f"{__name__}.typed"),
         (print, "builtins.print"),
-        ([].append, "builtins.list.append"),
+        ([].append, "list.append"),
         (Mock(), "unittest.mock.Mock"),
+        (create_autospec(typed), "typed"),
         (Mock(spec=typed), "unittest.mock.Mock"),
     ],
     ids=repr,

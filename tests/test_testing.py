@@ -330,15 +330,58 @@ def test_what_is_raised_is_not_logged(
     assert logged == len([each for each in caplog.records if each.levelno == logging.ERROR])
 
 
-def test_a_redrive_returns_its_failure(bus: TestBus) -> None:
+@in_both_colours
+def test_a_redrive_returns_its_failure(bus: TestBus, colour: Colour) -> None:
     """
-    A redrive returns failures, on a test bus as on every bus.
+    A redrive returns what fails in it, and raises what fails in what it led to.
     """
-    bus.subscribe(OrderPlaced, break_down, name="printer")
+
+    def invoice(placed: OrderPlaced) -> None:
+        bus.publish(InvoiceSent(placed.order_id))
+
+    bus.subscribe(OrderPlaced, invoice, name="invoice")
+    bus.faults.fail("invoice", times=2)
     with pytest.raises(HandlerErrors):
-        bus.publish(OrderPlaced())
-    [receipt] = bus.redrive_all()
-    assert not receipt.ok
+        colour.publish(bus, OrderPlaced())
+    assert [False] == [receipt.ok for receipt in colour.redrive_all(bus)]
+    bus.subscribe(InvoiceSent, break_down, name="printer")
+    with pytest.raises(HandlerErrors, match="1 handler of what was redriven failed: printer"):
+        colour.redrive_all(bus)
+    bus.assert_delivered("invoice", times=1)
+
+
+def test_what_outlives_its_handler_fails_by_itself(bus: TestBus) -> None:
+    """
+    A task that publishes after its handler has returned gets the failures of that publish.
+    """
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def start(placed: OrderPlaced) -> None:
+        tasks.append(asyncio.create_task(later()))
+
+    async def later() -> None:
+        with pytest.raises(HandlerErrors):
+            await bus.apublish(InvoiceSent())
+
+    async def use() -> None:
+        await bus.apublish(OrderPlaced())
+        await asyncio.gather(*tasks)
+
+    bus.subscribe(OrderPlaced, start)
+    bus.subscribe(InvoiceSent, break_down, name="printer")
+    asyncio.run(use())
+    assert 1 == len(bus.failures)
+
+
+def test_a_handler_of_a_real_bus_gets_the_failures(bus: TestBus) -> None:
+    """
+    Where the outermost publish is a real bus's, which does not raise, the test bus does.
+    """
+    real = EventBus(errors="raise")
+    real.subscribe(OrderPlaced, lambda placed: bus.publish(InvoiceSent()), name="real")
+    bus.subscribe(InvoiceSent, break_down, name="printer")
+    with pytest.raises(HandlerErrors, match="failed: real"):
+        real.publish(OrderPlaced())
 
 
 # -- records --------------------------------------------------------------------------------------

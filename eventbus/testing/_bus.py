@@ -11,10 +11,9 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import attrs
-from typing_extensions import Unpack
 
 from eventbus._attempt import acall_of, call_of, running_loop
 from eventbus._bus import EventBus
@@ -24,7 +23,7 @@ from eventbus._publisher import PublishOptions
 from eventbus._receipt import Failure, Receipt, raise_failures
 from eventbus._routing import Folded, Route, miss
 from eventbus._subscription import Counters, Subscription
-from eventbus.dead_letter import InMemoryDeadLetters
+from eventbus.dead_letter import DeadLetter, InMemoryDeadLetters
 from eventbus.errors import RunningLoopError
 from eventbus.idempotency import InMemoryIdempotencyStore
 from eventbus.instrumentation import Failed, Occurrence
@@ -233,12 +232,33 @@ class TestBus(AssertingBus):
         with self._raising_at_last(f"{len(events)} events"):
             return await super().apublish_many(events, **options)
 
+    def redrive(self, letter: DeadLetter | str, /) -> Receipt:
+        """
+        Deliver a dead letter again; see `eventbus.EventBus.redrive`.
+
+        Its failure is returned, that of an event its handler publishes is raised.
+        """
+        with self._raising_at_last("what was redriven"):
+            return super().redrive(letter)
+
+    async def aredrive(self, letter: DeadLetter | str, /) -> Receipt:
+        """
+        Deliver a dead letter again, awaiting an async handler; see `redrive`.
+        """
+        with self._raising_at_last("what was redriven"):
+            return await super().aredrive(letter)
+
     @contextmanager
     def _raising_at_last(self, what: str) -> Generator[None]:
         """
-        Raise the failures of everything within, if no handler stands around it.
+        Raise the failures of everything within, unless a handler stands around it.
+
+        A task that has outlived its handler, and a handler on a bus that is not one of
+        ours, stand alone: nobody else would hear of what fails there.
         """
-        if not self._raises_at_last or here.get().current is not None:
+        around = here.get().current
+        is_nested = around is not None and not around.finished and _failures.get() is not None
+        if is_nested or not self._raises_at_last:
             yield
             return
         failures: list[Failure] = []
@@ -291,7 +311,10 @@ class TestBus(AssertingBus):
 
 def _collect(occurrence: Occurrence) -> None:
     failures = _failures.get()
-    if failures is not None and isinstance(occurrence, Failed):
+    if failures is None or not isinstance(occurrence, Failed):
+        return
+    receipt: Receipt = here.get().current
+    if "redriven" not in (receipt.options or {}):  # a redrive returns its own failure
         failures.append(Failure(occurrence.subscription, occurrence.exception, occurrence.attempts))
 
 

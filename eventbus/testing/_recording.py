@@ -8,9 +8,7 @@ ever subscribed. It delivers nothing differently, and hands out copies of its re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypedDict
-
-from typing_extensions import Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from eventbus._bus import EventBus
 from eventbus._clock import Clock
