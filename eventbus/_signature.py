@@ -175,13 +175,6 @@ def _parameters(
             f"{signature} takes no event: a handler is called with the event as its first "
             f"argument. Give it a positional parameter.",
         )
-    if isinstance(handler, types.FunctionType) and positional and positional[0].name == "self":
-        _refuse(
-            name,
-            f"{signature} is a method without its instance. Subscribe it bound: "
-            f"bus.subscribe(OrderPlaced, service.{handler.__name__}); or mark it with "
-            f"@eventbus.on and include the instance: bus.include(service).",
-        )
     envelope = _envelope(signature, positional, handler, name)
     written = positional[0].annotation if positional else _UNKNOWN
     if positional and _is_envelope(written, handler):
@@ -217,12 +210,14 @@ def _envelope(
         _refuse(name, f"{signature}: put the Envelope second, right after the event")
     for each in rest:
         if each is not envelope and each.default is _UNKNOWN:
-            _refuse(
-                name,
-                f"{signature} needs {each.name!r}, which nobody would give it. A handler takes "
-                f"the event, and a second parameter if that is annotated Envelope. Annotate it "
-                f"so, give it a default, or bind it with functools.partial.",
+            cure = (
+                "It looks like a method without its instance: subscribe it bound, or mark it with "
+                "@eventbus.on and include the instance, bus.include(service)."
+                if positional and positional[0].name == "self"
+                else "A handler takes the event, and a second parameter if that is annotated "
+                "Envelope. Annotate it so, give it a default, or bind it with functools.partial."
             )
+            _refuse(name, f"{signature} needs {each.name!r}, which nobody would give it. {cure}")
     return envelope
 
 

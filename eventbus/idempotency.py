@@ -23,7 +23,7 @@ from collections.abc import Callable
 from itertools import repeat
 from math import inf
 from threading import Lock
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 from weakref import ref
 
 import attrs
@@ -155,7 +155,7 @@ class _Held:
     open: Literal[True]
     waiters: list[Callable[[], object]] | None
 
-    state: ClassVar[ClaimState] = "granted"
+    state: ClaimState = "granted"
 
     @property
     def event_id(self) -> str | None:
