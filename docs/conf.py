@@ -44,9 +44,8 @@ html_theme = "furo"
 html_title = f"eventbus {release}"
 
 
-def _keep_sentences(
-    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
-) -> None:
+def _keep_sentences(*arguments: Any) -> None:
+    _app, what, _name, _object, _options, lines = arguments
     # Napoleon takes what stands before a colon in an attribute's docstring for its type,
     # unless another line comes first; ours are sentences.
     if what in {"attribute", "data", "property"} and lines:

@@ -267,7 +267,8 @@ def _resolve(annotation: object, handler: Callable[..., object]) -> object:
     if annotation is _UNKNOWN:
         return _UNKNOWN
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
-    for names in _namespaces(handler):
+    words = set(re.findall(r"\w+", annotation if isinstance(annotation, str) else repr(annotation)))
+    for names in _namespaces(handler, words):
         try:
             return typing.get_type_hints(holder, names, include_extras=True)["it"]
         except Exception:  # annotations may be any expression; the next place may know it
@@ -275,7 +276,7 @@ def _resolve(annotation: object, handler: Callable[..., object]) -> object:
     return _UNKNOWN if isinstance(annotation, str) else annotation
 
 
-def _namespaces(handler: Callable[..., object]) -> Iterator[dict[str, Any]]:
+def _namespaces(handler: Callable[..., object], words: set[str]) -> Iterator[dict[str, Any]]:
     """
     Yield what the names in a handler's annotations may mean, the likeliest first.
 
@@ -301,12 +302,15 @@ def _namespaces(handler: Callable[..., object]) -> Iterator[dict[str, Any]]:
             call = getattr(owner, "__call__", None)  # noqa: B004 - to find its module
             target = call if isinstance(call, types.FunctionType) else None
     for layer in reversed(layers):
-        yield _names_around(layer, owner)
+        yield _names_around(layer, owner, words)
 
 
-def _names_around(layer: Any, owner: type) -> dict[str, Any]:
+def _names_around(layer: Any, owner: type, words: set[str]) -> dict[str, Any]:
     """
     Return the names in scope where *layer*, a function or class, is written.
+
+    Functions around it are asked for their locals only if one of *words* is among
+    them: up to Python 3.12 a frame keeps alive what it has once shown.
     """
     module = sys.modules.get(layer.__module__)
     names = {name: value for cls in reversed(owner.__mro__) for name, value in vars(cls).items()}
@@ -323,5 +327,7 @@ def _names_around(layer: Any, owner: type) -> dict[str, Any]:
             around.append(frame)
         frame = frame.f_back
     for each in reversed(around):
-        names.update(each.f_locals)
+        code = each.f_code
+        if not words.isdisjoint((*code.co_varnames, *code.co_cellvars, *code.co_freevars)):
+            names.update(each.f_locals)
     return names

@@ -76,7 +76,6 @@ class Subscription:
     is_active: bool = True
     sequence: int = 0
     retire: Callable[[Subscription], None] | None = None
-    turns: list[bool] = attrs.field(factory=lambda: [True])
 
     @property
     def handler(self) -> AnyHandler | None:
@@ -93,15 +92,6 @@ class Subscription:
         return self.signature.is_async or (
             self.options.offload and self.options.timeout is not None
         )
-
-    def take_turn(self) -> bool:
-        """
-        Take the only turn of a ``once`` subscription: of any number of threads, one gets it.
-        """
-        try:
-            return self.turns.pop()
-        except IndexError:
-            return False
 
     def cancel(self) -> None:
         """

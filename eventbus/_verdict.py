@@ -15,8 +15,8 @@ import attrs
 from eventbus._furniture import Furniture, logger
 from eventbus._receipt import Failure, Receipt, ancestry
 from eventbus._subscription import Subscription
-from eventbus.dead_letter import AttemptFailure, DeadLetter, story
-from eventbus.errors import GiveUp, PublishCycleError, RetryAfter
+from eventbus.dead_letter import AttemptFailure, DeadLetter, DeadLetters, story
+from eventbus.errors import DeadLetterNotFoundError, GiveUp, PublishCycleError, RetryAfter
 from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered, Delivered, Duplicate, Failed, Retried
 from eventbus.retry import Attempt, checked_delay, no_retry
@@ -135,9 +135,11 @@ class Verdict:
             most, limit = getattr(policy, "attempts", None), getattr(policy, "max_elapsed", None)
             is_spent = most is not None and attempt.number >= most
             is_late = limit is not None and attempt.elapsed + error.seconds > limit
-            return None if is_spent or is_late else float(error.seconds)
+            if most is not None or limit is not None:
+                return None if is_spent or is_late else float(error.seconds)
         try:
-            return checked_delay(policy, attempt)
+            delay = checked_delay(policy, attempt)
+            return error.seconds if delay is not None and isinstance(error, RetryAfter) else delay
         except Exception as broken:
             error.add_note(f"its retry policy {policy!r} raised {broken!r}, which ends the retries")
             return None
@@ -218,10 +220,10 @@ class Verdict:
         try:
             if redriven is not None:
                 letter = _again(redriven, trial)
-                furniture.dead_letters.replace(letter)
+                is_kept = _replace(furniture.dead_letters, letter)
             else:
                 letter = _letter(trial, self.subscription.name, furniture.clock.new_id())
-                furniture.dead_letters.add(letter)
+                is_kept = furniture.dead_letters.add(letter)
         except Exception:
             logger().exception(
                 "the dead letter of %s for event %s could not be kept",
@@ -229,8 +231,8 @@ class Verdict:
                 trial.receipt.id,
             )
             return None
-        self.counters.dead_lettered += redriven is None
-        return letter
+        self.counters.dead_lettered += is_kept and redriven is None
+        return letter if is_kept else None
 
     def suppressed(self, receipt: Receipt, key: str, claim: Claim) -> None:
         """
@@ -273,6 +275,14 @@ def _again(redriven: DeadLetter, trial: Trial) -> DeadLetter:
         last_failure=trial.stories[-1].time,
         redrives=redriven.redrives + 1,
     )
+
+
+def _replace(letters: DeadLetters, letter: DeadLetter) -> bool:
+    try:
+        letters.replace(letter)
+    except DeadLetterNotFoundError:  # an overflow dropped it while it was redriven
+        return letters.add(letter)
+    return True
 
 
 def _log(name: str, receipt: Receipt, error: Exception, attempts: int) -> None:

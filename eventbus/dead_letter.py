@@ -31,7 +31,6 @@ __all__ = [
 
 Reason = Literal["failed", "dropped", "undelivered"]
 Overflow = Literal["drop_oldest", "drop_newest", "raise"]
-
 MESSAGE_LIMIT = 2_000  # characters; longer ones are usually a dumped payload
 TRACEBACK_LIMIT = 10_000  # characters: about 100 frames
 
@@ -43,12 +42,11 @@ class AttemptFailure:
 
     Attributes:
         number: Which attempt it was, counted from 1 over all redrives; 0: none was made.
-        exception: What was raised, or ``None`` where only the texts were kept: they are
-            the promise. Through its traceback it keeps the frames of the handler alive,
-            and their local variables, as long as the letter is kept in memory.
+        exception: What was raised, or ``None`` where only the texts were kept. Through its
+            traceback it keeps the handler's frames alive, as long as the letter is kept.
         error_type: Its module and qualified name; of a builtin the name alone.
         message: Its text, at most 2,000 characters; says so where it is cut, in the middle.
-        traceback: As Python prints it; likewise, at most 10,000 characters.
+        traceback: As Python prints it, at most 10,000 characters, cut likewise.
         time: When the attempt failed, in UTC.
 
     .. versionadded:: 0.1
@@ -228,9 +226,11 @@ class DeadLetters(Protocol):
     .. versionadded:: 0.1
     """
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, letter: DeadLetter) -> bool:
         """
         Keep a letter, or raise `ValueError`: one of its id is kept already.
+
+        ``False`` when this letter is the one the store's overflow drops.
         """
         ...
 
@@ -288,8 +288,8 @@ class InMemoryDeadLetters:
     Args:
         capacity: How many letters to keep at most.
         overflow: What happens to one more: ``drop_oldest`` makes room for it,
-            ``drop_newest`` lets it go, ``raise`` refuses it with `DeadLettersFullError`.
-            Dropping logs one warning, and another only if there was room in between.
+            ``drop_newest`` lets it go, ``raise`` refuses it with `DeadLettersFullError`;
+            dropping logs a warning, again only if there was room in between.
 
     Attributes:
         dropped: How many letters were dropped for want of room.
@@ -306,7 +306,7 @@ class InMemoryDeadLetters:
     dropped: int = attrs.field(init=False, default=0)
     _overflowing: bool = attrs.field(init=False, default=False, repr=False)
 
-    def add(self, letter: DeadLetter) -> None:
+    def add(self, letter: DeadLetter) -> bool:
         """
         Keep a letter; where there is no room, do as *overflow* says.
         """
@@ -316,21 +316,21 @@ class InMemoryDeadLetters:
             is_full = len(self._by_id) >= self.capacity
             if is_full and self.overflow == "raise":
                 raise DeadLettersFullError(
-                    f"{letter.envelope.name} {letter.envelope.id} of {letter.subscription} is not"
-                    f" kept: all {self.capacity} places are taken, redrive or discard some"
+                    f"{letter.envelope.name} {letter.envelope.id} of {letter.subscription} is not "
+                    f"kept: all {self.capacity} places are taken, redrive or discard some"
                 )
-            if is_full and self.overflow == "drop_oldest":
+            keeps = not is_full or self.overflow == "drop_oldest"
+            if is_full and keeps:
                 self._by_id.popitem(last=False)
-            if not is_full or self.overflow == "drop_oldest":
-                self._by_id[letter.id] = letter
+            self._by_id |= {letter.id: letter} if keeps else {}
             self.dropped += is_full
-            begins = is_full and not self._overflowing
-            self._overflowing = is_full
+            begins, self._overflowing = is_full and not self._overflowing, is_full
         if begins:
             import logging  # late: for start-up time
 
             text = "all %d places for dead letters are taken (%s): redrive or discard some"
             logging.getLogger("eventbus").warning(text, self.capacity, self.overflow)
+        return keeps
 
     def get(self, id: str) -> DeadLetter:
         """

@@ -292,8 +292,9 @@ class RetryAfter(Exception):
     """
     Raise it in a handler to be called again after *seconds*, whatever the policy says.
 
-    The server's ``Retry-After`` is the usual source. A policy's *attempts* and
-    *max_elapsed* still count: a policy that gives up ends the delivery.
+    The server's ``Retry-After`` is the usual source. It replaces the policy's delay and
+    its choice of exceptions, not its limits: *attempts* and *max_elapsed* still count, a
+    policy of your own may give up, and without a policy there is no further attempt.
 
     Attributes:
         seconds: How long to wait before the next attempt, 0 or more.

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from eventbus import (
+    Attempt,
     BusClosedError,
     DuplicateNameError,
     Envelope,
@@ -26,6 +27,7 @@ from eventbus import (
     GiveUp,
     HandlerErrors,
     HandlerTimeoutError,
+    InMemoryDeadLetters,
     InMemoryIdempotencyStore,
     NotAnEventError,
     PublishCycleError,
@@ -37,7 +39,7 @@ from eventbus import (
     exponential,
     fixed,
 )
-from eventbus.instrumentation import Failed, Published, Unhandled
+from eventbus.instrumentation import DeadLettered, Failed, Published, Unhandled
 from eventbus.testing import VirtualClock
 
 
@@ -260,8 +262,7 @@ def test_publish_refuses_to_block_a_loop_before_any_handler_ran() -> None:
 
 def test_an_unhandled_event_is_seen_and_no_error(publish: Publish) -> None:
     """
-    An event without handlers shows in receipt, statistics and observers; a raising
-    observer changes nothing.
+    It shows in receipt, statistics and observers; a raising observer changes nothing.
     """
     occurrences: list[object] = []
 
@@ -411,7 +412,9 @@ def test_an_always_failing_handler_is_called_n_times_and_buried(
     With n attempts it is called exactly n times, numbered 1 to n, then dead-lettered.
     """
     bus, calls = quiet(), []
-    bus.subscribe(A, dyed(raising(ValueError("x"), calls)), name="h", retry=fixed(attempts=4, delay=9))
+    bus.subscribe(
+        A, dyed(raising(ValueError("x"), calls)), name="h", retry=fixed(attempts=4, delay=9)
+    )
     receipt = publish(bus, A())
     assert [1, 2, 3, 4] == calls
     assert 4 == receipt.failures[0].attempts
@@ -695,7 +698,9 @@ def test_a_cycle_ends_in_an_error_that_names_the_chain(
     for name in ("left", "right"):
         for source, target in ((A, B), (B, A)):
             if colour == "sync":
-                bus.subscribe(source, lambda h, t=target: bus.publish(t()) and None, name=f"{name} {source}")
+                bus.subscribe(
+                    source, lambda h, t=target: bus.publish(t()) and None, name=f"{name} {source}"
+                )
             else:
 
                 async def ahandler(happened: Any, target: Any = target) -> None:
@@ -827,3 +832,46 @@ def test_an_envelope_made_late_says_so(publish: Publish) -> None:
     assert receipt.envelope.time <= late.time
     assert receipt.envelope.id < late.id
     assert not EventBus(envelopes="eager").publish(A()).envelope.is_late
+
+
+def test_a_letter_that_is_dropped_at_once_is_not_counted_as_kept(
+    publish: Publish, dyed: Any
+) -> None:
+    """
+    A full store that drops the newest keeps one, and only one is counted and reported.
+    """
+    told: list[object] = []
+    letters = InMemoryDeadLetters(capacity=1, overflow="drop_newest")
+    bus = EventBus(clock=VirtualClock(), dead_letters=letters, observers=[told.append])
+    bus.subscribe(A, dyed(raising(ValueError("x"))), name="h")
+    for n in range(3):
+        publish(bus, A(n))
+    assert 1 == len(letters)
+    assert (3, 1) == (
+        bus.stats().subscriptions["h"].failed,
+        bus.stats().subscriptions["h"].dead_lettered,
+    )
+    assert [letter.id for letter in letters] == [
+        each.letter_id for each in told if isinstance(each, DeadLettered)
+    ]
+
+
+def test_a_policy_of_ones_own_may_end_what_retry_after_asks_for(
+    publish: Publish, dyed: Any
+) -> None:
+    """
+    RetryAfter replaces a policy's delay, and not its decision to give up.
+    """
+    bus, calls = quiet(), []
+    bus.subscribe(A, dyed(raising(RetryAfter(1), calls)), name="h", retry=lambda attempt: None)
+    publish(bus, A())
+    assert [1] == calls
+    calls.clear()
+
+    def twice(attempt: Attempt) -> float | None:
+        return 5.0 if attempt.number < 2 else None
+
+    bus.subscribe(B, dyed(raising(RetryAfter(1), calls)), name="twice", retry=twice)
+    publish(bus, B())
+    assert [1, 2] == calls
+    assert 1.0 == bus.clock.monotonic()

@@ -146,7 +146,7 @@ def test_a_fault_happens_inside_the_wrap_hooks(colour: Colour) -> None:
     """
     seen: list[str] = []
 
-    def session(handler: Any) -> Any:
+    def transaction(handler: Any) -> Any:
         @functools.wraps(handler)
         def call(placed: OrderPlaced) -> Any:
             try:
@@ -165,8 +165,8 @@ def test_a_fault_happens_inside_the_wrap_hooks(colour: Colour) -> None:
 
         return acall if colour.handles_async else call
 
-    bus = TestBus(wrap=session)
-    bus.subscribe(OrderPlaced, colour.handler(collector([])), name="charge", wrap=session)
+    bus = TestBus(wrap=transaction)
+    bus.subscribe(OrderPlaced, colour.handler(collector([])), name="charge", wrap=transaction)
     bus.faults.fail("charge", with_=TimeoutError)
     with pytest.raises(HandlerErrors):
         colour.publish(bus, OrderPlaced())
