@@ -18,7 +18,7 @@ from typing import Any, Unpack
 from eventbus._delivery import Delivery
 from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch, fail_first
 from eventbus._envelope import NOWHERE, here, leave, other_threads, settle_down
-from eventbus._publisher import PublishOptions, refuse_loop
+from eventbus._publisher import PublishOptions, refuse_loop, unheard
 from eventbus._receipt import Receipt
 from eventbus._routing import Route
 from eventbus._wiring import Wiring
@@ -204,9 +204,11 @@ class EventBus(Wiring):
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish_many(events, **options)
         receipts: list[Receipt] = []
-        for event, route, own in self._batch(events, options, blocking=True):
-            receipts.append(self._run(self._publisher.prepare(event, route, own), route))
-        return self._publisher.conclude_many(receipts)
+        with self._publisher.concluding(receipts):
+            for event, own in self._batch(events, options, blocking=True):
+                route = self._route(event, blocking=True)
+                receipts.append(self._run(self._publisher.prepare(event, route, own), route))
+        return receipts
 
     async def apublish_many(
         self, events: Iterable[object], /, **options: Unpack[PublishOptions]
@@ -217,13 +219,17 @@ class EventBus(Wiring):
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.apublish_many(events, **options)
         receipts: list[Receipt] = []
-        for event, route, own in self._batch(events, options, blocking=False):
-            receipts.append(await self._arun(self._publisher.prepare(event, route, own), route))
-        return self._publisher.conclude_many(receipts)
+        with self._publisher.concluding(receipts):
+            for event, own in self._batch(events, options, blocking=False):
+                route = self._route(event, blocking=False)
+                receipts.append(await self._arun(self._publisher.prepare(event, route, own), route))
+        return receipts
 
     # -- publishing, when it is more than calls: the twins ---------------------------------
 
     def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
+        if route.silent and not options:
+            return unheard(event, route)
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish(event, **options)
         if _running_loop() is not None:
@@ -236,6 +242,8 @@ class EventBus(Wiring):
         return self._publisher.conclude(self._run(receipt, route))
 
     async def _apublish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
+        if route.silent and not options:
+            return unheard(event, route)
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.apublish(event, **options)
         receipt = self._publisher.prepare(event, route, options)
@@ -286,18 +294,22 @@ class EventBus(Wiring):
 
     def _batch(
         self, events: Iterable[object], options: Mapping[str, Any], *, blocking: bool
-    ) -> list[tuple[object, Route, dict[str, Any]]]:
-        batch: list[tuple[object, Route, dict[str, Any]]] = []
+    ) -> list[tuple[object, dict[str, Any]]]:
+        batch: list[tuple[object, dict[str, Any]]] = []
         key = options.get("idempotency_key")
         for position, event in enumerate(events):
-            route = self._routes[type(event)]
-            if blocking and _running_loop() is not None:
-                refuse_loop(route)
+            self._route(event, blocking=blocking)
             own = dict(options)
             if key is not None:
                 own["idempotency_key"] = f"{key}#{position}"
-            batch.append((event, route, own))
+            batch.append((event, own))
         return batch
+
+    def _route(self, event: object, *, blocking: bool) -> Route:
+        route = self._routes[type(event)]
+        if blocking and _running_loop() is not None:
+            refuse_loop(route)
+        return route
 
     # -- dead letters ------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ this room only when it is nested, or when something asks for its envelope.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -26,7 +27,7 @@ from eventbus.errors import RunningLoopError
 from eventbus.idempotency import Claim
 from eventbus.instrumentation import Duplicate, Published, Unhandled
 
-__all__ = ["PublishOptions", "Publisher", "refuse_loop"]
+__all__ = ["PublishOptions", "Publisher", "refuse_loop", "unheard"]
 
 
 class PublishOptions(TypedDict, total=False):
@@ -177,6 +178,22 @@ class Publisher:
             receipt.raise_for_failures()
         return receipt
 
+    @contextmanager
+    def concluding(self, receipts: Sequence[Receipt]) -> Generator[None]:
+        """
+        Do what is due for *receipts*, collected in the block, also if it is interrupted.
+
+        Raises:
+            HandlerErrors: Some failed, on a bus with ``errors="raise"``.
+        """
+        try:
+            yield
+        except BaseException:
+            for receipt in receipts:
+                self.settle(receipt)
+            raise
+        self.conclude_many(receipts)
+
     def conclude_many(self, receipts: Sequence[Receipt]) -> list[Receipt]:
         """
         Do what is due when the handlers of many events are done.
@@ -250,6 +267,19 @@ class Publisher:
             self.furniture.idempotency.release(claim)
         except Exception:
             logger().exception("the idempotency key of one %s is not released", route.name)
+
+
+def unheard(event: object, route: Route) -> Receipt:
+    """
+    Return the receipt of an event that nobody subscribed to and nobody observes.
+    """
+    receipt = Receipt()
+    receipt.event = event
+    receipt.route = route
+    receipt.parent = here.get().current
+    route.published += 1
+    receipt.finished = True
+    return receipt
 
 
 def refuse_loop(route: Route) -> None:

@@ -82,6 +82,7 @@ class Route:
         "plain",
         "published",
         "publisher",
+        "silent",
         "subscriptions",
         "unhandled",
     )
@@ -107,7 +108,8 @@ class Route:
         self.folded = folded
         self.needs_loop = next((e.name for e in subscriptions if e.needs_loop), None)
         self.publisher = publisher
-        self.plain = plain
+        self.plain = plain and bool(subscriptions)
+        self.silent = plain and not subscriptions
 
     def __len__(self) -> int:
         return len(self.subscriptions)

@@ -329,12 +329,18 @@ class Wiring:
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.observe(observer)
-        self._furniture.observers += (observer,)
+        told = [observer]
+        with self._lock:
+            self._furniture.observers += (observer,)
         self._routes.reset(is_plain=self._is_plain)
 
         def stop() -> None:
-            remaining = [each for each in self._furniture.observers if each is not observer]
-            self._furniture.observers = tuple(remaining)
+            with self._lock:
+                rest = list(self._furniture.observers)
+                for each in told:
+                    rest.remove(each)
+                told.clear()
+                self._furniture.observers = tuple(rest)
             self._routes.reset(is_plain=self._is_plain)
 
         return stop
