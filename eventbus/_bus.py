@@ -203,8 +203,7 @@ class EventBus(Wiring):
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish_many(events, **options)
-        receipts: list[Receipt] = []
-        with self._publisher.concluding(receipts):
+        with self._publisher.concluding() as receipts:
             for event, own in self._batch(events, options, blocking=True):
                 route = self._route(event, blocking=True)
                 receipts.append(self._run(self._publisher.prepare(event, route, own), route))
@@ -218,8 +217,7 @@ class EventBus(Wiring):
         """
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.apublish_many(events, **options)
-        receipts: list[Receipt] = []
-        with self._publisher.concluding(receipts):
+        with self._publisher.concluding() as receipts:
             for event, own in self._batch(events, options, blocking=False):
                 route = self._route(event, blocking=False)
                 receipts.append(await self._arun(self._publisher.prepare(event, route, own), route))
@@ -299,10 +297,8 @@ class EventBus(Wiring):
         key = options.get("idempotency_key")
         for position, event in enumerate(events):
             self._route(event, blocking=blocking)
-            own = dict(options)
-            if key is not None:
-                own["idempotency_key"] = f"{key}#{position}"
-            batch.append((event, own))
+            own: dict[str, Any] = {} if key is None else {"idempotency_key": f"{key}#{position}"}
+            batch.append((event, {**options, **own}))
         return batch
 
     def _route(self, event: object, *, blocking: bool) -> Route:

@@ -8,6 +8,7 @@ one in nothing else. Nothing here decides what happens to an event.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -60,6 +61,23 @@ class Furniture:
         It is the same one however often the subscription is folded anew.
         """
         return self._tickets.setdefault(subscription, [True])
+
+    def admit(self, observer: Observer) -> Callable[[], None]:
+        """
+        Tell *observer*, too, until the returned function is called; then once less.
+        """
+        told = [observer]
+        with self._lock:
+            self.observers += (observer,)
+
+        def dismiss() -> None:
+            with self._lock:
+                rest = list(self.observers)
+                while told:
+                    rest.remove(told.pop())
+                self.observers = tuple(rest)
+
+        return dismiss
 
     def notify(self, occurrence: Occurrence) -> None:
         """

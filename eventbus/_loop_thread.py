@@ -13,7 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -115,10 +115,14 @@ class LoopThread:
 
         # After a fork the child has the loop but not its thread.
         if self._loop is None or self._owner_pid != os.getpid():
-            self._loop = loop = asyncio.new_event_loop()
+            # Made in no context: what the loop keeps of it would keep the publish, and the bus.
+            self._loop = loop = Context().run(asyncio.new_event_loop)
             self._owner_pid = os.getpid()
-            thread = threading.Thread(target=_serve, args=(loop,), name=self._name, daemon=True)
-            self._finalizer = weakref.finalize(self, _stop, loop, thread, os.getpid())
+            closing = threading.Event()
+            thread = threading.Thread(
+                target=_serve, args=(loop, closing), name=self._name, daemon=True
+            )
+            self._finalizer = weakref.finalize(self, _stop, loop, closing, thread, os.getpid())
             # At exit a daemon thread dies with the process; joining could hang it.
             self._finalizer.atexit = False
             thread.start()
@@ -145,19 +149,32 @@ async def _carry(make: Make, outcome: Future[None]) -> None:
         outcome.set_exception(error)
     else:
         outcome.set_result(None)
+    finally:
+        del outcome  # it holds the error, whose traceback holds this frame
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     import asyncio  # late: for start-up time
 
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        _run_until(closing, loop)
         loop.run_until_complete(_wind_up())
         loop.run_until_complete(loop.shutdown_asyncgens())
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _run_until(closing: threading.Event, loop: asyncio.AbstractEventLoop) -> None:
+    """
+    Run the loop until it is closing, whatever raises `SystemExit` in a task of its own.
+
+    The task's failure reaches those who await it; it must not leave the others waiting.
+    """
+    while not closing.is_set():
+        with suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()
 
 
 async def _wind_up() -> None:
@@ -172,9 +189,12 @@ async def _wind_up() -> None:
         await asyncio.wait(rest)
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+def _stop(
+    loop: asyncio.AbstractEventLoop, closing: threading.Event, thread: threading.Thread, pid: int
+) -> None:
     if pid != os.getpid() or not thread.is_alive():
         return
+    closing.set()
     loop.call_soon_threadsafe(loop.stop)
     if thread is not threading.current_thread():
         # What is cancelled gets a moment to clean up; a daemon thread may outlive it.

@@ -179,15 +179,16 @@ class Publisher:
         return receipt
 
     @contextmanager
-    def concluding(self, receipts: Sequence[Receipt]) -> Generator[None]:
+    def concluding(self) -> Generator[list[Receipt]]:
         """
-        Do what is due for *receipts*, collected in the block, also if it is interrupted.
+        Do what is due for the receipts collected in the block, also if it is interrupted.
 
         Raises:
             HandlerErrors: Some failed, on a bus with ``errors="raise"``.
         """
+        receipts: list[Receipt] = []
         try:
-            yield
+            yield receipts
         except BaseException:
             for receipt in receipts:
                 self.settle(receipt)

@@ -329,18 +329,11 @@ class Wiring:
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.observe(observer)
-        told = [observer]
-        with self._lock:
-            self._furniture.observers += (observer,)
+        dismiss = self._furniture.admit(observer)
         self._routes.reset(is_plain=self._is_plain)
 
         def stop() -> None:
-            with self._lock:
-                rest = list(self._furniture.observers)
-                for each in told:
-                    rest.remove(each)
-                told.clear()
-                self._furniture.observers = tuple(rest)
+            dismiss()
             self._routes.reset(is_plain=self._is_plain)
 
         return stop
