@@ -168,7 +168,10 @@ class Delivery(Verdict):
                 self.let_go(Trial(receipt, key, claim))
                 raise
             else:
-                store.complete(claim, now=monotonic())
+                try:
+                    store.complete(claim, now=monotonic())
+                except Exception:
+                    self.unkept(key, "recorded")
                 return
             self._persist(Trial(receipt, key, claim, began), event, failure)
 

@@ -112,7 +112,10 @@ class Verdict:
             return None
         trial.tell(error, furniture)
         if trial.claim is not None:
-            furniture.idempotency.renew(trial.claim, now=now + delay)
+            try:
+                furniture.idempotency.renew(trial.claim, now=now + delay)
+            except Exception:
+                self.unkept(trial.key, "renewed")
         self.counters.retried += 1
         if furniture.observers:
             furniture.notify(
@@ -150,7 +153,10 @@ class Verdict:
         """
         furniture = self.furniture
         if trial.claim is not None:
-            furniture.idempotency.complete(trial.claim, now=furniture.clock.monotonic())
+            try:
+                furniture.idempotency.complete(trial.claim, now=furniture.clock.monotonic())
+            except Exception:
+                self.unkept(trial.key, "recorded")
             trial.claim = None
         if furniture.timings:
             self.counters.took(duration)
@@ -210,7 +216,18 @@ class Verdict:
         try:
             self.furniture.idempotency.release(trial.claim)
         except Exception:
-            logger().exception("key %r of %s is not released", trial.key, self.subscription.name)
+            self.unkept(trial.key, "released")
+
+    def unkept(self, key: str | None, what: str) -> None:
+        """
+        Log that the store of keys failed: the outcome of the handler stands all the same.
+        """
+        logger().exception(
+            "key %r of %s could not be %s; its lease ends by itself",
+            key,
+            self.subscription.name,
+            what,
+        )
 
     def _keep(self, trial: Trial) -> DeadLetter | None:
         """

@@ -529,9 +529,8 @@ class BrokenStore(InMemoryIdempotencyStore):
 
 
 @pytest.mark.parametrize("is_observed", [False, True], ids=["unobserved", "observed"])
-@pytest.mark.parametrize("breaks", ["claim", "complete", "renew"])
-def test_a_store_that_breaks_fails_the_delivery_and_nothing_else(
-    twin: Twin, breaks: str, is_observed: bool
+def test_a_store_that_refuses_to_claim_fails_the_delivery_and_nothing_else(
+    twin: Twin, is_observed: bool
 ) -> None:
     """
     Its error is the delivery's failure, kept as a dead letter; the next handler is called.
@@ -540,11 +539,9 @@ def test_a_store_that_breaks_fails_the_delivery_and_nothing_else(
 
     def handle(happened: A) -> None:
         calls.append(happened)
-        if breaks == "renew":
-            raise ValueError("again")
 
     store, behind = BrokenStore(), []
-    store.breaks = breaks
+    store.breaks = "claim"
     observers = [lambda o: None] * is_observed
     with EventBus(clock=VirtualClock(), idempotency=store, observers=observers) as bus:
         retry = fixed(attempts=3, delay=1)
@@ -553,7 +550,35 @@ def test_a_store_that_breaks_fails_the_delivery_and_nothing_else(
         receipt = twin.publish(bus, A(1))
         assert ["ConnectionError"] == [each.error_type for each in bus.dead_letters]
     assert ["h"] == [each.subscription for each in receipt.failures]
-    assert (0 if breaks == "claim" else 1, 1) == (len(calls), len(behind))
+    assert (0, 1) == (len(calls), len(behind))
+
+
+@pytest.mark.parametrize("is_observed", [False, True], ids=["unobserved", "observed"])
+@pytest.mark.parametrize("breaks", ["complete", "renew"])
+def test_a_store_that_breaks_later_leaves_the_outcome_of_the_handler(
+    twin: Twin, breaks: str, is_observed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A key that cannot be recorded or renewed is logged; the handler's success counts.
+    """
+    calls: list[A] = []
+
+    def handle(happened: A) -> None:
+        calls.append(happened)
+        if len(calls) < (3 if breaks == "renew" else 1):
+            raise ValueError("again")
+
+    store = BrokenStore()
+    store.breaks = breaks
+    observers = [lambda o: None] * is_observed
+    with EventBus(clock=VirtualClock(), idempotency=store, observers=observers) as bus:
+        retry = fixed(attempts=3, delay=1) if breaks == "renew" else None
+        bus.subscribe(A, twin.dye(handle), name="h", idempotency_key="n", retry=retry)
+        receipt = twin.publish(bus, A(1))
+        assert [] == list(bus.dead_letters)
+    assert (True, 1) == (receipt.ok, receipt.delivered)
+    assert (3 if breaks == "renew" else 1) == len(calls)
+    assert "key '1' of h could not be" in caplog.text
 
 
 def test_a_key_that_cannot_be_freed_is_logged_and_hides_nothing(
@@ -574,8 +599,8 @@ def test_a_key_that_cannot_be_freed_is_logged_and_hides_nothing(
             twin.publish(bus, A(1), idempotency_key="k")
         assert ["ValueError"] == [each.error_type for each in bus.dead_letters]
     assert [
-        "key '1' of h is not released",
-        "the idempotency key of one A is not released",
+        "key '1' of h could not be released",
+        "the idempotency key of one A could not be released",
     ] == [each.getMessage() for each in caplog.records]
 
 
