@@ -128,7 +128,7 @@ def test_an_explanation_agrees_with_a_publish(publish: Publish):
         return lambda happened: seen.append(name)
 
     for number, event_type in enumerate([OrderPlaced, OrderShipped, object, int, Auditable]):
-        bus.subscribe(event_type, named(str(number)), name=str(number), priority=number % 2)  # type: ignore[type-abstract]
+        bus.subscribe(event_type, named(str(number)), name=str(number), priority=number % 2)
     for happened in (OrderPlaced(), OrderShipped(), Pretending(), 7):
         seen.clear()
         publish(bus, happened)

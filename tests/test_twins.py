@@ -599,8 +599,8 @@ def test_a_key_that_cannot_be_freed_is_logged_and_hides_nothing(
             twin.publish(bus, A(1), idempotency_key="k")
         assert ["ValueError"] == [each.error_type for each in bus.dead_letters]
     assert [
-        "key '1' of h could not be released",
-        "the idempotency key of one A could not be released",
+        "key '1' of h could not be released; its lease ends by itself",
+        "the idempotency key of one A is not released",
     ] == [each.getMessage() for each in caplog.records]
 
 
