@@ -1,0 +1,70 @@
+"""
+The public verbs, where no other room's tests pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from eventbus import EventBus, event
+from eventbus.testing import VirtualClock
+
+
+@event
+class A:
+    n: int = 0
+
+
+def test_plain_code_needs_no_asyncio():
+    """
+    A program that publishes to sync handlers never imports asyncio.
+    """
+    code = (
+        "import sys; before = set(sys.modules); "
+        "from eventbus import EventBus; seen = []; bus = EventBus(); "
+        "bus.subscribe(int, seen.append, name='h'); bus.publish(1); bus.publish(2); "
+        "print(seen, 'asyncio' in set(sys.modules) - before)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "[1, 2] False" == child.stdout.strip()
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+def test_an_interrupted_batch_frees_the_keys_of_what_failed(colour: str):
+    """
+    A batch that ends early frees the key of the event whose handler failed before.
+    """
+    bus = EventBus(clock=VirtualClock())
+
+    def handler(happened: A) -> None:
+        if happened.n == 1:
+            raise ValueError("fails")
+        raise KeyboardInterrupt
+
+    bus.subscribe(A, handler, name="h")
+
+    def publish_both() -> None:
+        if colour == "sync":
+            bus.publish_many([A(1), A(2)], idempotency_key="k")
+        else:
+            asyncio.run(bus.apublish_many([A(1), A(2)], idempotency_key="k"))
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_both()
+    assert not bus.publish(A(1), idempotency_key="k#0").duplicate
+
+
+def test_a_handler_may_return_what_cannot_be_awaited():
+    """
+    A value that is no awaitable is ignored, in both colours.
+    """
+    bus = EventBus(clock=VirtualClock())
+    bus.subscribe(A, lambda happened: 42, name="h")
+    assert bus.publish(A()).ok
+    assert asyncio.run(bus.apublish(A())).ok
