@@ -145,7 +145,11 @@ def marks_in(holder: object) -> Iterator[tuple[Any, AnyHandler, dict[str, Any]]]
             found = True
             yield given, handler, options
     if not found:
-        cure = " It is a class: include an instance of it." * isinstance(holder, type)
+        cure = ""
+        if isinstance(holder, type):
+            cure = " It is a class: include an instance of it."
+        elif isinstance(holder, types.ModuleType):
+            cure = " What it only imports is included with the module that defines it."
         raise ValueError(f"{holder!r} has no handler marked with @on.{cure}")
 
 

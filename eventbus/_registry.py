@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import types
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
 
@@ -63,10 +64,16 @@ class Registry:
                         self._abstract[event_type] = None
                 self.changed(subscription)
                 return
+        handler = first.handler
+        cure = (
+            "For another instance, subscribe its method with a name of its own, name=."
+            if isinstance(handler, types.MethodType)
+            else "Give the new one a name of its own with name=, or subscribe one handler to "
+            "several events at once with a union: A | B."
+        )
         raise DuplicateNameError(
-            f"a subscription named {first.name!r} exists: {first.handler!r} for "
-            f"{spelled(first.event_types)}. Give the new one a name of its own with name=, or "
-            f"subscribe one handler to several events at once with a union: A | B.",
+            f"a subscription named {first.name!r} exists: {handler!r} for "
+            f"{spelled(first.event_types)}. {cure}",
             name=first.name,
             first=first,
         )

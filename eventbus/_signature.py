@@ -131,6 +131,8 @@ def _members(annotation: Any) -> tuple[object, ...] | None:
         return (annotation.__origin__,)
     if origin in (types.UnionType, typing.Union):
         return typing.get_args(annotation)
+    if isinstance(annotation, typing.NewType):
+        return (annotation.__supertype__,)
     if isinstance(annotation, typing.TypeVar):
         return annotation.__constraints__ or (annotation.__bound__,)
     alias = annotation if origin is None else origin

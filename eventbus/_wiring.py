@@ -242,7 +242,9 @@ class Wiring:
         return self._delivery(subscription).fold()
 
     def _delivery(self, subscription: Subscription) -> Delivery:
-        target = self._targets.get(subscription) or wrapped(subscription, ())
+        target = self._targets.get(subscription)
+        if target is None:
+            target = wrapped(subscription, ())
         return Delivery(subscription, self._furniture, target)
 
     @property

@@ -83,6 +83,7 @@ def read(handler: Callable[..., object]) -> HandlerSignature:
         (Annotated[OrderPlaced | OrderCancelled, "a note"], BOTH),
         (Annotated[OrderPlaced, "a note"] | OrderCancelled, BOTH),
         (Bound, (OrderPlaced,)),
+        (typing.NewType("LargeOrder", OrderPlaced), (OrderPlaced,)),
         (Either, BOTH),
         (OrderEvent, BOTH),
         (Wrapped, (Changed,)),

@@ -202,6 +202,17 @@ def test_names_are_unique_on_a_bus(options: Any):
     assert (first,) == bus.subscriptions
 
 
+def test_two_instances_of_a_class_need_names():
+    """
+    The method of a second instance is refused by the default name, and told to take another.
+    """
+    bus = EventBus()
+    bus.subscribe(OrderPlaced, Warehouse().take)
+    with pytest.raises(DuplicateNameError, match=r"For another instance, .* name=\."):
+        bus.subscribe(OrderPlaced, Warehouse().take)
+    bus.subscribe(OrderPlaced, Warehouse().take, name="second warehouse")
+
+
 def test_a_name_is_free_again(publish: Publish):
     """
     Once a subscription is cancelled its name may be taken, and nothing of it is left.

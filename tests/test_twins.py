@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Callable
-from itertools import product
+from itertools import chain, combinations
 from typing import Any
 
 import attrs
@@ -98,10 +98,8 @@ def twin(request: pytest.FixtureRequest) -> Twin:
 
 
 POLICIES = ("key", "retry", "timeout", "once", "weak", "where")
-SUBSETS = [
-    tuple(policy for policy, is_on in zip(POLICIES, chosen, strict=True) if is_on)
-    for chosen in product([False, True], repeat=len(POLICIES))
-]
+# None, each alone, every pair, and all at once: what two do not break, three seldom do.
+SUBSETS = [*chain(*(combinations(POLICIES, size) for size in range(3))), POLICIES]
 WAYS: dict[str, dict[str, Any]] = {
     "key": {"idempotency_key": "n"},
     "retry": {"retry": fixed(attempts=2, delay=1)},
@@ -175,8 +173,8 @@ def test_policies_work_together_as_each_does_alone(
     """
     Whatever is combined, receipts, counts, dead letters and observers agree on what came.
     """
-    if "timeout" in policies and not twin.handles_async:
-        pytest.skip("a plain sync handler takes no timeout")
+    if not twin.handles_async:  # a plain sync handler takes no timeout
+        policies = tuple(each for each in policies if each != "timeout")
     told: list[Any] = []
     holder = Clumsy()
     calls = holder.calls
@@ -227,8 +225,8 @@ def test_a_handler_held_weakly_ends_with_its_object(
     """
     Whatever else is asked for, nothing on the bus keeps it alive, and it is called no more.
     """
-    if "timeout" in policies and not twin.handles_async:
-        pytest.skip("a plain sync handler takes no timeout")
+    if not twin.handles_async:  # a plain sync handler takes no timeout
+        policies = tuple(each for each in policies if each != "timeout")
     options: dict[str, Any] = {}
     for policy in policies:
         options |= WAYS[policy]
