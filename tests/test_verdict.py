@@ -1,0 +1,271 @@
+"""
+What follows a failure where handlers publish each other's events, and where they do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from threading import Event
+from typing import Any
+
+import pytest
+
+from eventbus import (
+    EventBus,
+    GiveUp,
+    PublishCycleError,
+    current_envelope,
+    event,
+    fixed,
+    no_retry,
+)
+from eventbus.instrumentation import Occurrence
+from eventbus.testing import VirtualClock
+from testing_colours import Colour, in_both_colours
+
+PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
+
+
+@event
+class Ping:
+    number: int = 0
+
+
+@event
+class Pong:
+    number: int = 0
+
+
+def ignore(occurrence: Occurrence) -> None: ...
+
+
+@pytest.fixture(params=[False, True], ids=["unobserved", "observed"])
+def bus(request: pytest.FixtureRequest) -> Iterator[EventBus]:
+    with EventBus(clock=VirtualClock(), observers=[ignore] * request.param) as bus:
+        yield bus
+
+
+def dig(depth: int, act: Callable[[], Any]) -> Any:
+    """
+    Call *act* under so many frames.
+    """
+    return act() if depth == 0 else dig(depth - 1, act)
+
+
+async def adig(depth: int, act: Callable[[], Awaitable[Any]]) -> Any:
+    return await (act() if depth == 0 else adig(depth - 1, act))
+
+
+def turn(bus: EventBus, happened: type, *, branches: int, frames: int, calls: list[Any]) -> Any:
+    """
+    Return a handler that publishes *happened*, so many times and from so deep.
+    """
+
+    def handle(event: object) -> None:
+        calls.append(event)
+        for _ in range(branches):
+            dig(frames, lambda: bus.publish(happened()))
+
+    return handle
+
+
+def aturn(bus: EventBus, happened: type, *, branches: int, frames: int, calls: list[Any]) -> Any:
+    async def handle(event: object) -> None:
+        calls.append(event)
+        for _ in range(branches):
+            await adig(frames, lambda: bus.apublish(happened()))
+
+    return handle
+
+
+POLICIES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "retried": {"retry": fixed(attempts=5, delay=0.0)},
+    "keyless": {"idempotency_key": lambda event: None},
+    "filtered": {"where": lambda event: True},
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("frames", [0, 40])
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_cycle_ends_in_an_error_that_names_the_chain(
+    bus: EventBus, is_async: bool, branches: int, frames: int, policy: str
+):
+    """
+    However deep its handlers, however many branches, it is retried nowhere and buried nowhere.
+    """
+    calls: list[Any] = []
+    make = aturn if is_async else turn
+    options = {"branches": branches, "frames": frames, "calls": calls}
+    bus.subscribe(Ping, make(bus, Pong, **options), name="ping", **POLICIES[policy])
+    bus.subscribe(Pong, make(bus, Ping, **options), name="pong", **POLICIES[policy])
+    with pytest.raises(PublishCycleError, match="Ping → Pong → Ping") as raised:
+        Colour(is_async, is_async).publish(bus, Ping())
+    chain = raised.value.chain
+    assert ("Ping", "Pong") * (len(chain) // 2) == chain[: len(chain) // 2 * 2]
+    assert 10 < len(chain) <= len(calls) + 1
+    assert len(calls) <= 100
+    assert 0 == len(bus.dead_letters)
+    assert current_envelope() is None
+    for each in bus.stats().subscriptions.values():
+        counted = each.delivered + each.failed + each.duplicate + each.missed
+        assert (each.published, 0, 0) == (counted, each.failed, each.retried)
+
+
+@in_both_colours
+def test_a_cycle_passes_neighbours_and_leaves_them_counted_as_missed(bus: EventBus, colour: Colour):
+    """
+    Handlers after the one that turned in a circle are not called any more.
+    """
+    called: list[Any] = []
+    publish = aturn if colour.publishes_async else turn
+    bus.subscribe(Ping, publish(bus, Ping, branches=1, frames=0, calls=[]), name="turn")
+    bus.subscribe(Ping, colour.handler(called.append), name="after")
+    with pytest.raises(PublishCycleError):
+        colour.publish(bus, Ping())
+    assert [] == called
+    stats = bus.stats().subscriptions
+    assert stats["after"].published == stats["after"].missed == stats["turn"].missed
+
+
+@pytest.mark.parametrize("max_depth", [1, 2, 7])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_the_depth_a_bus_allows_is_its_own(is_async: bool, max_depth: int):
+    """
+    So many publishes may stand inside each other, and not one more.
+    """
+    with EventBus(max_depth=max_depth) as bus:
+        depth = max_depth - 1
+
+        def descend(ping: Ping) -> None:
+            if ping.number < depth:
+                assert bus.publish(Ping(ping.number + 1)).ok
+
+        async def adescend(ping: Ping) -> None:
+            if ping.number < depth:
+                assert (await bus.apublish(Ping(ping.number + 1))).ok
+
+        colour = Colour(is_async, is_async)
+        bus.subscribe(Ping, adescend if is_async else descend)
+        assert colour.publish(bus, Ping()).ok
+        depth += 1
+        with pytest.raises(PublishCycleError) as raised:
+            colour.publish(bus, Ping())
+        assert ("Ping",) * (max_depth + 1) == raised.value.chain
+
+
+@in_both_colours
+def test_a_recursion_of_its_own_is_a_failure_like_any_other(bus: EventBus, colour: Colour):
+    """
+    A handler lost in its own calls fails alone, also where its event is nested in its like.
+    """
+    called: list[int] = []
+
+    def lose_itself(ping: Ping) -> None:
+        if ping.number < 3 and not colour.handles_async:
+            bus.publish(Ping(ping.number + 1))
+        else:
+            dig(sys.getrecursionlimit(), str)
+
+    bus.subscribe(Ping, colour.handler(lose_itself), name="lost")
+    bus.subscribe(Ping, lambda ping: called.append(ping.number), name="neighbour")
+    receipt = colour.publish(bus, Ping())
+    assert called[-1] == 0
+    lost = [each.failures[-1].exception for each in bus.dead_letters]
+    assert [RecursionError] == [type(each) for each in lost]
+    assert colour.handles_async == (not receipt.ok)
+
+
+@in_both_colours
+def test_a_cycle_of_tasks_is_none(bus: EventBus, colour: Colour):
+    """
+    A handler that starts what publishes its event again, and returns, is in nobody's way.
+    """
+    published: list[int] = []
+    tasks: set[asyncio.Task[Any]] = set()
+    is_over = Event()
+
+    def start_next(ping: Ping) -> None:
+        published.append(ping.number)
+        if ping.number < 250:
+            tasks.add(asyncio.create_task(bus.apublish(Ping(ping.number + 1))))
+        else:
+            is_over.set()
+
+    async def main() -> None:
+        await bus.apublish(Ping())
+        assert await asyncio.to_thread(is_over.wait, PATIENCE)
+
+    bus.subscribe(Ping, colour.handler(start_next))
+    if colour.publishes_async:
+        asyncio.run(main())
+    elif colour.handles_async:
+        bus.publish(Ping())
+        assert is_over.wait(PATIENCE)
+    else:
+        pytest.skip("no task without a loop")
+    assert list(range(251)) == published
+    assert 0 == len(bus.dead_letters)
+
+
+# -- what is not retried
+
+
+@in_both_colours
+def test_giving_up_overrules_the_policy(bus: EventBus, colour: Colour):
+    """
+    `GiveUp` ends the delivery after that attempt, and is the failure.
+    """
+    attempts: list[int] = []
+
+    def give_up(ping: Ping) -> None:
+        attempts.append(len(attempts))
+        raise GiveUp("no use")
+
+    bus.subscribe(Ping, colour.handler(give_up), name="h", retry=fixed(attempts=9, delay=1.0))
+    receipt = colour.publish(bus, Ping())
+    assert [0] == attempts
+    assert ("h", 1) == (receipt.failures[0].subscription, receipt.failures[0].attempts)
+    assert isinstance(receipt.failures[0].exception, GiveUp)
+
+
+@in_both_colours
+def test_a_subscription_can_do_without_the_policy_of_its_bus(colour: Colour):
+    """
+    ``retry=no_retry`` is one attempt, on a bus that retries otherwise.
+    """
+
+    def fail(ping: Ping) -> None:
+        raise ValueError(ping)
+
+    with EventBus(clock=VirtualClock(), retry=fixed(attempts=3, delay=1.0)) as bus:
+        bus.subscribe(Ping, colour.handler(fail), name="once", retry=no_retry)
+        bus.subscribe(Ping, colour.handler(fail), name="thrice")
+        receipt = colour.publish(bus, Ping())
+    assert [("once", 1), ("thrice", 3)] == [
+        (each.subscription, each.attempts) for each in receipt.failures
+    ]
+
+
+@in_both_colours
+def test_a_later_failure_does_not_come_of_an_earlier_one(bus: EventBus, colour: Colour):
+    """
+    Neither the next attempt nor the next handler fails "during handling" of the one before.
+    """
+
+    def fail(ping: Ping) -> None:
+        raise ValueError(ping)
+
+    bus.subscribe(Ping, colour.handler(fail), name="plain")
+    bus.subscribe(Ping, colour.handler(fail), name="retried", retry=fixed(attempts=3, delay=1.0))
+    bus.subscribe(Ping, colour.handler(fail), name="keyed", idempotency_key="number")
+    receipt = colour.publish(bus, Ping())
+    assert [None] * 3 == [each.exception.__context__ for each in receipt.failures]
+    for letter in bus.dead_letters:
+        assert [None] * letter.attempts == [
+            each.exception and each.exception.__context__ for each in letter.failures
+        ]
