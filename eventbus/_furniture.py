@@ -7,6 +7,7 @@ one in nothing else. Nothing here decides what happens to an event.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +25,19 @@ from eventbus.instrumentation import Observer, Occurrence
 from eventbus.retry import RetryPolicy
 
 __all__ = ["Furniture", "logger"]
+
+
+def _check(observer: object) -> None:
+    if not callable(observer) or inspect.iscoroutinefunction(observer):
+        raise TypeError(
+            f"an observer is a plain callable that takes an occurrence, not {observer!r}; "
+            f"it is told where things happen, and nobody there awaits it"
+        )
+
+
+def _check_all(_furniture: object, _field: object, observers: tuple[object, ...]) -> None:
+    for observer in observers:
+        _check(observer)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -46,7 +60,7 @@ class Furniture:
     idempotency: IdempotencyStore
     dead_letters: DeadLetters
     loop_thread: LoopThread
-    observers: tuple[Observer, ...] = ()
+    observers: tuple[Observer, ...] = attrs.field(default=(), validator=_check_all)
     retry: RetryPolicy | None = None
     timings: bool = False
     logs_failures: bool = True
@@ -66,6 +80,7 @@ class Furniture:
         """
         Tell *observer*, too, until the returned function is called; then once less.
         """
+        _check(observer)
         told = [observer]
         with self._lock:
             self.observers += (observer,)

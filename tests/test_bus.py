@@ -68,3 +68,17 @@ def test_a_handler_may_return_what_cannot_be_awaited():
     bus.subscribe(A, lambda happened: 42, name="h")
     assert bus.publish(A()).ok
     assert asyncio.run(bus.apublish(A())).ok
+
+
+async def _async_observer(occurrence: object) -> None: ...
+
+
+@pytest.mark.parametrize("observer", [3, _async_observer])
+def test_what_cannot_observe_is_refused_at_once(observer: object):
+    """
+    An observer that cannot be called, or would have to be awaited, is a TypeError.
+    """
+    with pytest.raises(TypeError, match="plain callable"):
+        EventBus(observers=[observer])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="plain callable"):
+        EventBus().observe(observer)  # type: ignore[arg-type]
