@@ -144,16 +144,27 @@ async def _offloaded(handler: AnyCall, is_limited: bool, event: Any) -> None:
     """
     import asyncio  # late: whoever awaits has it loaded already
 
-    running = asyncio.ensure_future(asyncio.to_thread(handler, event))
+    running = asyncio.ensure_future(asyncio.to_thread(_outcome, handler, event))
     try:
-        result = await asyncio.shield(running)
+        result, error = await asyncio.shield(running)
     except asyncio.CancelledError as cancelled:
         while not (is_limited or running.done()):
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
-        raise cancelled from (running.exception() if running.done() else None)
+        raise cancelled from (running.result()[1] if running.done() else None)
+    if error is not None:
+        raise error
     if isawaitable(result):
         await result
+
+
+def _outcome(handler: AnyCall, event: Any) -> tuple[Any, Exception | None]:
+    # Not raised: a future takes no StopIteration, and on Python 3.11 makes of a TimeoutError
+    # a new one without its traceback.
+    try:
+        return handler(event), None
+    except Exception as error:
+        return None, error
 
 
 def _limited(acall: AnyCall, limit: float, clock: Clock, name: str) -> AnyCall:

@@ -69,8 +69,8 @@ class EventBus(Wiring):
         envelopes: ``"lazy"`` makes an envelope when something asks for it;
             ``"eager"`` at each publish, so that its time is always the publish's.
         max_depth: How deep handlers may publish inside each other before it counts
-            as a cycle. The default leaves room for ten frames of a handler each
-            under Python's own limit of 1,000.
+            as a cycle. The default leaves each handler ten calls of its own before
+            Python's limit of 1,000, also under a tracer, which counts awaits twice.
         name: What the bus is called in errors and thread names.
 
     .. versionadded:: 0.1

@@ -59,7 +59,7 @@ class Envelope(Generic[E_co]):
     .. versionadded:: 0.1
     """
 
-    event: E_co
+    event: E_co = attrs.field(hash=False)
     id: str
     time: datetime
     name: str
@@ -67,8 +67,18 @@ class Envelope(Generic[E_co]):
     key: str | None = None
     correlation_id: str
     causation_id: str | None = None
-    headers: Mapping[str, str] = NO_HEADERS
+    headers: Mapping[str, str] = attrs.field(default=NO_HEADERS, hash=False)
     is_late: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        facts = {field.name: getattr(self, field.name) for field in attrs.fields(Envelope)}
+        return _made_again, ({**facts, "headers": dict(self.headers)},)
+
+
+def _made_again(facts: dict[str, Any]) -> Envelope[Any]:
+    # A read-only view of a mapping can be neither pickled nor copied.
+    facts["headers"] = MappingProxyType(facts["headers"])
+    return Envelope(**facts)
 
 
 class Published(Protocol):

@@ -97,10 +97,11 @@ class Publisher:
             return receipt
         if self.is_eager:
             receipt.envelope  # noqa: B018 - made now
-        route.published += 1
         if self.furniture.observers:
             names = tuple(each.name for each in route.subscriptions)
             self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=names))
+        # Last: what is counted is called, or counted as missed.
+        route.published += 1
         return receipt
 
     def redriving(self, letter: DeadLetter, route: Route) -> Receipt:

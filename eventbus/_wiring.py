@@ -77,7 +77,7 @@ class Wiring:
         clock: Clock | None = None,
         timings: bool = False,
         envelopes: Literal["lazy", "eager"] = "lazy",
-        max_depth: int = 100,
+        max_depth: int = 32,
         name: str = "eventbus",
     ) -> None:
         _one_of("errors", errors, "collect", "raise")

@@ -5,6 +5,8 @@ Where the flow of control stands: what a context, and every copy of it, says cau
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -96,6 +98,29 @@ def test_the_headers_are_those_at_the_time_of_the_publish(bus: EventBus):
     assert {"tenant": "acme"} == receipt.envelope.headers
 
 
+@event
+class Listed:
+    numbers: list[int] = attrs.field(factory=list)
+
+
+@pytest.mark.parametrize("headers", [{}, {"tenant": "acme"}])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda envelope: pickle.loads(pickle.dumps(envelope))],
+    ids=["copied", "deeply", "pickled"],
+)
+def test_an_envelope_is_a_value(bus: EventBus, copied: Any, headers: dict[str, str]):
+    """
+    It can be hashed whatever its event is, copied and pickled; a copy is equal and as fixed.
+    """
+    envelope = bus.publish(Listed([1, 2]), headers=headers).envelope
+    again = copied(envelope)
+    assert envelope == again
+    assert {envelope: "found"}[again] == "found"
+    with pytest.raises(TypeError):
+        again.headers["tenant"] = "other"
+
+
 # -- outside of handlers
 
 
@@ -165,10 +190,11 @@ def test_ids_and_times_of_cause_and_effect_are_in_order(bus: EventBus):
     assert {made[0].id} == {each.correlation_id for each in made}
 
 
-def test_a_long_chain_of_causes_is_made_on_a_short_stack(bus: EventBus):
+def test_a_long_chain_of_causes_is_made_on_a_short_stack():
     """
     The innermost handler of a deep chain can ask for its envelope with little stack left.
     """
+    bus = EventBus(max_depth=100)
     seen: list[Envelope[Any] | None] = []
 
     def nest(ordered: Ordered) -> None:

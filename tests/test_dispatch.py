@@ -1,0 +1,316 @@
+"""
+One event to all its handlers: order, isolation, interruption; one after the other and at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from eventbus import EventBus, HandlerErrors, Receipt, event
+from testing_colours import Colour, in_both_colours
+
+PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
+
+
+@event
+class Ordered:
+    number: int = 0
+
+
+class Stop(BaseException):
+    """
+    An interruption that neither pytest nor asyncio treats in a way of its own.
+    """
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, PATIENCE))
+
+
+def missed(bus: EventBus) -> dict[str, int]:
+    stats = bus.stats().subscriptions
+    for each in stats.values():
+        assert each.published == each.delivered + each.failed + each.duplicate + each.missed
+    return {name: each.missed for name, each in stats.items()}
+
+
+# -- one after the other
+
+
+@in_both_colours
+def test_an_interruption_ends_the_publish_where_it_is(colour: Colour):
+    """
+    Who ran before has it, the others missed it, and the bus goes on with the next event.
+    """
+    called: list[str] = []
+
+    def stop(ordered: Ordered) -> None:
+        if ordered.number == 0:
+            raise Stop
+
+    def noting(name: str) -> Callable[[Ordered], None]:
+        return lambda ordered: called.append(f"{name} {ordered.number}")
+
+    with EventBus() as bus:
+        bus.subscribe(Ordered, colour.handler(noting("before")), name="before")
+        bus.subscribe(Ordered, colour.handler(stop), name="stop")
+        bus.subscribe(Ordered, colour.handler(noting("after")), name="after")
+        with pytest.raises(Stop):
+            colour.publish(bus, Ordered(0))
+        assert ["before 0"] == called
+        assert {"before": 0, "stop": 1, "after": 1} == missed(bus)
+        assert 3 == colour.publish(bus, Ordered(1)).delivered
+        assert ["before 0", "before 1", "after 1"] == called
+        assert 0 == len(bus.dead_letters)
+
+
+@in_both_colours
+def test_an_interruption_after_a_failure_ends_the_publish_too(colour: Colour):
+    """
+    The failure before it stays buried, counted once, with its dead letter.
+    """
+
+    def fail(ordered: Ordered) -> None:
+        raise ValueError(ordered)
+
+    def stop(ordered: Ordered) -> None:
+        raise Stop
+
+    with EventBus() as bus:
+        for name, handler in {"fail": fail, "stop": stop, "after": fail}.items():
+            bus.subscribe(Ordered, colour.handler(handler), name=name)
+        with pytest.raises(Stop):
+            colour.publish(bus, Ordered())
+        assert {"fail": 0, "stop": 1, "after": 1} == missed(bus)
+        assert ["fail"] == [each.subscription for each in bus.dead_letters]
+
+
+@in_both_colours
+def test_an_interrupted_publish_frees_its_key(colour: Colour):
+    """
+    Not all handlers had the event: published again with its key, it is no duplicate.
+    """
+
+    def stop(ordered: Ordered) -> None:
+        if ordered.number == 0:
+            raise Stop
+
+    with EventBus() as bus:
+        bus.subscribe(Ordered, colour.handler(stop))
+        with pytest.raises(Stop):
+            colour.publish(bus, Ordered(0), idempotency_key="k")
+        assert not colour.publish(bus, Ordered(1), idempotency_key="k").duplicate
+        assert colour.publish(bus, Ordered(1), idempotency_key="k").duplicate
+
+
+# -- at once
+
+
+def concurrent(*handlers: Callable[[Ordered], object], **options: Any) -> EventBus:
+    bus = EventBus(fanout="concurrent", **options)
+    for handler in handlers:
+        bus.subscribe(Ordered, handler, name=handler.__name__)
+    return bus
+
+
+def test_async_handlers_run_at_the_same_time():
+    """
+    Each waits until the others have begun, which ends only if all have.
+    """
+    begun: list[str] = []
+
+    async def live() -> None:
+        all_begun = asyncio.Barrier(3)
+
+        async def first(ordered: Ordered) -> None:
+            begun.append("first")
+            await all_begun.wait()
+
+        def sync(ordered: Ordered) -> None:
+            begun.append("sync")
+
+        async def second(ordered: Ordered) -> None:
+            begun.append("second")
+            await all_begun.wait()
+
+        async def third(ordered: Ordered) -> None:
+            begun.append("third")
+            await all_begun.wait()
+
+        receipt = await concurrent(first, sync, second, third).apublish(Ordered())
+        assert 4 == receipt.delivered
+
+    run(live())
+    assert ["sync", "first", "second", "third"] == begun
+
+
+def test_failures_come_in_the_order_of_the_handlers():
+    """
+    Whoever failed first, and whether it is sync or not.
+    """
+
+    async def live() -> None:
+        third_failed = asyncio.Event()
+
+        async def first(ordered: Ordered) -> None:
+            await third_failed.wait()
+            raise ValueError("first")
+
+        def second(ordered: Ordered) -> None:
+            raise ValueError("second")
+
+        async def third(ordered: Ordered) -> None:
+            third_failed.set()
+            raise ValueError("third")
+
+        receipt = await concurrent(first, second, third).apublish(Ordered())
+        assert ["first", "second", "third"] == [each.subscription for each in receipt.failures]
+        third_failed.clear()
+        with pytest.raises(HandlerErrors) as raised:
+            await concurrent(first, second, third, errors="raise").apublish(Ordered())
+        assert ["first", "second", "third"] == [str(each) for each in raised.value.exceptions]
+
+    run(live())
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_cancelled_at_once_nothing_is_left_running(steps: int):
+    """
+    However far the handlers have come, some not begun: each ends before the publish does.
+    """
+    ended: list[str] = []
+
+    async def live() -> None:
+        async def first(ordered: Ordered) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                ended.append("first")
+
+        async def second(ordered: Ordered) -> None:
+            await asyncio.Event().wait()
+
+        def third(ordered: Ordered) -> None:
+            ended.append("third")
+
+        bus, before = concurrent(first, second, third), asyncio.all_tasks()
+        publish = asyncio.create_task(bus.apublish(Ordered()))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        publish.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publish
+        assert before == asyncio.all_tasks()
+        if steps == 0:
+            assert 0 == bus.stats().published
+        else:
+            assert {"first": 1, "second": 1, "third": 0} == missed(bus)
+
+    run(live())
+    assert [[], ["third"], ["third", "first"], ["third", "first"]][steps] == ended
+
+
+def test_a_handler_that_has_ended_before_the_interruption_has_it():
+    """
+    Of handlers run at once, the interruption of one takes only those that were not done.
+    """
+
+    async def live() -> None:
+        async def done(ordered: Ordered) -> None: ...
+
+        async def failed(ordered: Ordered) -> None:
+            raise ValueError("failed")
+
+        async def stop(ordered: Ordered) -> None:
+            await asyncio.sleep(0)
+            raise Stop
+
+        async def waiting(ordered: Ordered) -> None:
+            await asyncio.Event().wait()
+
+        bus = concurrent(done, failed, stop, waiting)
+        with pytest.raises(Stop):
+            await bus.apublish(Ordered(), idempotency_key="k")
+        assert {"done": 0, "failed": 0, "stop": 1, "waiting": 1} == missed(bus)
+        assert 1 == bus.stats().subscriptions["failed"].failed
+
+    run(live())
+
+
+def test_an_interruption_on_the_way_leaves_no_coroutine_behind():
+    """
+    What was to run at once, and what comes after, is never begun, and says so in the counts.
+    """
+    begun: list[str] = []
+
+    async def live() -> None:
+        async def first(ordered: Ordered) -> None:
+            begun.append("first")
+
+        def stop(ordered: Ordered) -> None:
+            raise Stop
+
+        async def last(ordered: Ordered) -> None:
+            begun.append("last")
+
+        bus = concurrent(first, stop, last)
+        with pytest.raises(Stop):
+            await bus.apublish(Ordered())
+        assert {"first": 1, "stop": 1, "last": 1} == missed(bus)
+
+    run(live())
+    assert [] == begun
+
+
+def test_without_awaitables_nothing_is_started():
+    """
+    Sync handlers alone need no task, and their interruption waits for none.
+    """
+
+    async def live() -> None:
+        def only(ordered: Ordered) -> None:
+            assert before == asyncio.all_tasks()
+            if ordered.number:
+                raise Stop
+
+        bus, before = concurrent(only), asyncio.all_tasks()
+        receipt: Receipt = await bus.apublish(Ordered(0))
+        assert 1 == receipt.delivered
+        with pytest.raises(Stop):
+            await bus.apublish(Ordered(1))
+
+    run(live())
+
+
+@pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
+def test_what_a_sync_handler_returns_is_part_of_it(fanout: Any):
+    """
+    A future, or any other awaitable, that fails in the end fails that delivery alone.
+    """
+
+    async def live() -> None:
+        future, promised = asyncio.get_running_loop().create_future(), asyncio.Event()
+
+        def promise(ordered: Ordered) -> asyncio.Future[None]:
+            promised.set()
+            return future
+
+        async def fulfil(ordered: Ordered) -> None: ...
+
+        bus = EventBus(fanout=fanout)
+        bus.subscribe(Ordered, promise, name="promise")
+        bus.subscribe(Ordered, fulfil, name="fulfil")
+        publish = asyncio.create_task(bus.apublish(Ordered()))
+        await promised.wait()
+        assert not publish.done()
+        future.set_exception(ValueError("broken"))
+        receipt = await publish
+        assert ["promise"] == [each.subscription for each in receipt.failures]
+        assert 1 == receipt.delivered
+
+    run(live())
