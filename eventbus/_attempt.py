@@ -38,8 +38,9 @@ def running_loop() -> Any:
     """
     Return the event loop that runs in this thread; without asyncio there is none.
     """
-    events = sys.modules.get("asyncio.events")
-    return None if events is None else events._get_running_loop()
+    # Another thread may be importing it at this very moment.
+    find = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    return None if find is None else find()
 
 
 def wrapped(subscription: Subscription, wraps: tuple[Wrap, ...]) -> AnyCall:
@@ -54,7 +55,8 @@ def wrapped(subscription: Subscription, wraps: tuple[Wrap, ...]) -> AnyCall:
         HandlerSignatureError: A hook returned something that cannot stand in for the
             handler: no callable, or a sync one for an async handler.
     """
-    call = _with_envelope(_dereferenced(subscription), subscription.signature)
+    call = _with_connection(_dereferenced(subscription), subscription.signature)
+    call = _with_envelope(call, subscription.signature)
     for wrap in wraps:
         call = wrap(call)
         signature = read_signature(call, f"{subscription.name}, wrap=", wrapped=False)
@@ -82,6 +84,21 @@ def _dereferenced(subscription: Subscription) -> AnyCall:
         return None if handler is None else await handler(*arguments, **keywords)
 
     return _named_after(handler, acall if subscription.signature.is_async else call)
+
+
+def _with_connection(handler: AnyCall, signature: HandlerSignature) -> AnyCall:
+    keyword = signature.connection_keyword
+    if keyword is None:
+        return handler
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        keywords[keyword] = here.get().current.connection
+        return handler(*arguments, **keywords)
+
+    async def acall(*arguments: Any, **keywords: Any) -> Any:
+        return await call(*arguments, **keywords)
+
+    return _named_after(handler, acall if signature.is_async else call)
 
 
 def _with_envelope(handler: AnyCall, signature: HandlerSignature) -> AnyCall:
@@ -131,11 +148,11 @@ def acall_of(subscription: Subscription, handler: AnyCall, clock: Clock) -> AnyC
     """
     limit, acall = subscription.options.timeout, handler
     if subscription.options.offload:
-        acall = functools.partial(_offloaded, handler, limit is not None)
+        acall = functools.partial(_offloaded, handler, subscription)
     return acall if limit is None else _limited(acall, limit, clock, subscription.name)
 
 
-async def _offloaded(handler: AnyCall, is_limited: bool, event: Any) -> None:
+async def _offloaded(handler: AnyCall, subscription: Subscription, event: Any) -> None:
     """
     Call *handler* in a thread, which cannot be stopped.
 
@@ -144,6 +161,8 @@ async def _offloaded(handler: AnyCall, is_limited: bool, event: Any) -> None:
     """
     import asyncio  # late: whoever awaits has it loaded already
 
+    is_limited = subscription.options.timeout is not None
+    _held = subscription.handler  # a weak one stays until the thread has called it
     running = asyncio.ensure_future(asyncio.to_thread(_outcome, handler, event))
     try:
         result, error = await asyncio.shield(running)

@@ -1,5 +1,5 @@
 """
-`EventBus`: the public verbs that publish and redrive.
+`EventBus`: the public verbs that publish.
 
 Law: a verb looks a route up and walks it; everything else is decided elsewhere or
 off the fast path. The loop over the calls stands in the verb itself, because one
@@ -9,43 +9,56 @@ more Python call per publish would cost as much as a handler.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Unpack
 
-from eventbus._delivery import Delivery
-from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch, fail_first
-from eventbus._envelope import NOWHERE, here, leave, other_threads, settle_down
-from eventbus._publisher import PublishOptions, refuse_loop, unheard
+from eventbus._attempt import running_loop
+from eventbus._dispatch import adispatch, dispatch, fail_first
+from eventbus._envelope import NOWHERE, Here, here, leave, other_threads, settle_down
+from eventbus._publisher import PublishOptions, refuse_loop
 from eventbus._receipt import Receipt
-from eventbus._routing import Route
-from eventbus._wiring import Wiring
-from eventbus.dead_letter import DeadLetter, DeadLetters, Filters
-from eventbus.errors import DeadLetterNotFoundError, SubscriptionNotFoundError
+from eventbus._replaying import Replaying
+from eventbus._route import Route
 
 __all__ = ["EventBus"]
 
 
-def _probe_loop() -> Any:
+# What a publish asks whether an event loop runs in its thread. Until asyncio is imported it is
+# asked for asyncio itself, which takes a quarter of what a function of ours would.
+_no_asyncio: Callable[[], Any] = partial(sys.modules.get, "asyncio.events")
+_running_loop = _no_asyncio
+
+
+def _look_around(cell: Here) -> None:
     """
-    Return the running event loop; until asyncio is imported there can be none.
+    Ask asyncio from now on, if it is there; give a context outside its loops a cell.
     """
-    global _running_loop  # noqa: PLW0603 - this function steps aside for the real one
+    global _running_loop  # noqa: PLW0603 - looked up by every publish
     events = sys.modules.get("asyncio.events")
-    found = getattr(events, "_get_running_loop", None)
-    if found is None:
-        return None
-    _running_loop = found
-    return found()
+    _running_loop = getattr(events, "_get_running_loop", _no_asyncio)
+    if cell is NOWHERE and _running_loop() is None:
+        settle_down()
 
 
-_running_loop: Callable[[], Any] = _probe_loop
-_here = here.get
+# Bound once: a lookup of each would cost a publish some percent.
+_here, _show, _hide = here.get, here.set, here.reset
 
 
-class EventBus(Wiring):
+class _Unknown:
+    """
+    What stands for the route of a class that has none yet: it is made off the fast path.
+    """
+
+    plain = aplain = False
+
+
+_UNKNOWN: Any = _Unknown
+
+
+class EventBus(Replaying):
     """
     Delivers events to the handlers subscribed to their classes, in this process.
 
@@ -68,6 +81,10 @@ class EventBus(Wiring):
         timings: Measure the time spent in handlers, for `stats`.
         envelopes: ``"lazy"`` makes an envelope when something asks for it;
             ``"eager"`` at each publish, so that its time is always the publish's.
+        store: Where events are logged before anybody gets them, and what durable
+            subscriptions have done: `eventbus.sqlite.SQLiteStore`. It belongs to the bus,
+            which closes it. Idempotency keys and dead letters are then kept there, too.
+        codec: What turns events into bytes and back; a `eventbus.codec.JSONCodec` by default.
         max_depth: How deep handlers may publish inside each other before it counts
             as a cycle. The default leaves each handler ten calls of its own before
             Python's limit of 1,000, also under a tracer, which counts awaits twice.
@@ -100,45 +117,46 @@ class EventBus(Wiring):
             PublishCycleError: Handlers publish each other's events without end.
             BusClosedError: The bus is closed.
             HandlerErrors: Handlers failed, on a bus with ``errors="raise"``.
+            EncodeError, StoreError: The event could not be stored. Nobody gets it.
+            ConcurrencyError: The stream has another version than expected.
+            UncommittedError: Others than durable subscriptions would get it.
         """
-        route = self._routes[type(event)]
-        cell = _here()
-        if options or not route.plain or cell is NOWHERE or _running_loop() is not None:
-            return self._publish(event, route, options)
+        try:
+            route = self._routes.table[type(event)]
+        except KeyError:
+            route = _UNKNOWN
+        if options or not route.plain:
+            return self._publish(event, self._routes[type(event)], options)
+        cell, calls = _here(), route.calls
         receipt = Receipt()
         receipt.event = event
         receipt.route = route
+        receipt.finished = False
         receipt.parent = parent = cell.current
+        if not calls:
+            return _unheard(receipt, route)
         if parent is not None:
             self._publisher.descend(receipt, parent)
         route.published += 1
-        walk = iter(route.calls)
-        token = None
-        if other_threads() == cell.threads:
-            cell.current = receipt
-        else:
-            token = here.set(receipt)
+        call = None
+        if other_threads() != cell.threads or _running_loop() is not None:
+            return self._publish_shown(receipt, route, cell)
+        cell.current = receipt
         try:
             try:
-                for call in walk:
-                    if (result := call(event)) is not None:
-                        route.folded[route.position(walk)].settle(result)
+                for call in calls:
+                    if (result := call(event)) is not None and isawaitable(result):
+                        route.settle(call, result)
                 return receipt
-            except Exception as error:
+            except BaseException as error:
                 failure = error
-            except BaseException:
-                route.interrupted(walk)
-                raise
-            # Out here, for else what other handlers raise would seem to come of it.
-            self._carry_on(receipt, route, walk, failure)
+            self._carry_on(receipt, route, call, failure)
         finally:
-            if token is not None:
-                here.reset(token)
-            elif other_threads() == cell.threads:
+            receipt.finished = True
+            if other_threads() == cell.threads:
                 cell.current = parent
             else:
                 leave(cell, parent)
-            receipt.finished = True
         return receipt
 
     async def apublish(self, event: object, /, **options: Unpack[PublishOptions]) -> Receipt:
@@ -153,35 +171,39 @@ class EventBus(Wiring):
             NotAnEventError, PublishCycleError, BusClosedError, HandlerErrors:
                 As `publish`.
         """
-        route = self._routes[type(event)]
-        if options or not route.plain:
-            return await self._apublish(event, route, options)
+        try:
+            route = self._routes.table[type(event)]
+        except KeyError:
+            route = _UNKNOWN
+        if options or not route.aplain:
+            return await self._apublish(event, self._routes[type(event)], options)
+        calls = route.acalls
         receipt = Receipt()
         receipt.event = event
         receipt.route = route
+        receipt.finished = False
         receipt.parent = parent = _here().current
+        if not calls:
+            return _unheard(receipt, route)
         if parent is not None:
             self._publisher.descend(receipt, parent)
         route.published += 1
-        walk = iter(route.acalls)
-        token = here.set(receipt)
+        call = None
+        token = _show(receipt)
         try:
             try:
-                for call in walk:
+                for call in calls:
                     if (result := call(event)) is not None:
                         if type(result) is CoroutineType:
                             await result
                         else:
                             await _awaited(result)
                 return receipt
-            except Exception as error:
+            except BaseException as error:
                 failure = error
-            except BaseException:
-                route.interrupted(walk)
-                raise
-            await self._acarry_on(receipt, route, walk, failure)
+            await self._acarry_on(receipt, route, call, failure)
         finally:
-            here.reset(token)
+            _hide(token)
             receipt.finished = True
         return receipt
 
@@ -204,9 +226,9 @@ class EventBus(Wiring):
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish_many(events, **options)
         with self._publisher.concluding() as receipts:
-            for event, own in self._batch(events, options, blocking=True):
-                route = self._route(event, blocking=True)
-                receipts.append(self._run(self._publisher.prepare(event, route, own), route))
+            batch = self._batch(events, options, blocking=True)
+            for receipt, route in self._prepare_all(batch):
+                receipts.append(self._run(receipt, route))
         return receipts
 
     async def apublish_many(
@@ -218,181 +240,101 @@ class EventBus(Wiring):
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.apublish_many(events, **options)
         with self._publisher.concluding() as receipts:
-            for event, own in self._batch(events, options, blocking=False):
-                route = self._route(event, blocking=False)
-                receipts.append(await self._arun(self._publisher.prepare(event, route, own), route))
+            batch = self._batch(events, options, blocking=False)
+            for receipt, route in await self._aprepare_all(batch):
+                receipts.append(await self._arun(receipt, route))
         return receipts
 
     # -- publishing, when it is more than calls: the twins ---------------------------------
 
+    def _publish_shown(self, receipt: Receipt, route: Route, cell: Here) -> Receipt:
+        """
+        Publish where the context itself has to be set: beside other threads, or in a loop.
+        """
+        if cell is NOWHERE or (_running_loop is _no_asyncio and _no_asyncio() is not None):
+            _look_around(cell)
+        event, call, token = receipt.event, None, _show(receipt)
+        try:
+            try:
+                for call in route.calls:
+                    if (result := call(event)) is not None and isawaitable(result):
+                        route.settle(call, result)
+                return receipt
+            except BaseException as error:
+                failure = error
+            self._carry_on(receipt, route, call, failure)
+        finally:
+            receipt.finished = True
+            _hide(token)
+        return receipt
+
     def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        if route.silent and not options:
-            return unheard(event, route)
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish(event, **options)
-        if _running_loop() is not None:
+        if running_loop() is not None:
             refuse_loop(route)
-        elif _here() is NOWHERE:
-            settle_down()
-            if route.plain and not options:
-                return self.publish(event)
-        receipt = self._publisher.prepare(event, route, options)
+        receipt = self._prepare(event, route, options)
         return self._publisher.conclude(self._run(receipt, route))
 
     async def _apublish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        if route.silent and not options:
-            return unheard(event, route)
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.apublish(event, **options)
-        receipt = self._publisher.prepare(event, route, options)
+        receipt = await self._aprepare(event, route, options)
         return self._publisher.conclude(await self._arun(receipt, route))
 
-    def _run(self, receipt: Receipt, route: Route) -> Receipt:
-        if receipt.finished:
-            return receipt
-        token = here.set(receipt)
-        try:
-            dispatch(receipt, route, iter(route.calls))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return receipt
+    # Out of the ``except``, for else what other handlers raise would seem to come of it.
 
-    async def _arun(self, receipt: Receipt, route: Route) -> Receipt:
-        if receipt.finished:
-            return receipt
-        run = adispatch_concurrently if self._is_concurrent else adispatch
-        token = here.set(receipt)
-        try:
-            await run(receipt, route, iter(route.acalls))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return receipt
-
-    def _carry_on(
-        self, receipt: Receipt, route: Route, walk: Iterator[Any], error: Exception
-    ) -> None:
+    def _carry_on(self, receipt: Receipt, route: Route, call: Any, failure: BaseException) -> None:
         """
         Bury one failure of a plain publish, and call the remaining handlers.
         """
-        fail_first(receipt, route, walk, error)
+        walk = route.after(route.calls, call)
+        if not isinstance(failure, Exception):
+            route.interrupted(walk)
+            raise failure
+        fail_first(receipt, route, walk, failure)
         dispatch(receipt, route, walk)
         self._publisher.conclude(receipt)
 
     async def _acarry_on(
-        self, receipt: Receipt, route: Route, walk: Iterator[Any], error: Exception
+        self, receipt: Receipt, route: Route, call: Any, failure: BaseException
     ) -> None:
         """
         Bury one failure of a plain publish, and call the remaining handlers.
         """
-        fail_first(receipt, route, walk, error)
+        walk = route.after(route.acalls, call)
+        if not isinstance(failure, Exception):
+            route.interrupted(walk)
+            raise failure
+        fail_first(receipt, route, walk, failure)
         await adispatch(receipt, route, walk)
         self._publisher.conclude(receipt)
 
     def _batch(
         self, events: Iterable[object], options: Mapping[str, Any], *, blocking: bool
-    ) -> list[tuple[object, dict[str, Any]]]:
-        batch: list[tuple[object, dict[str, Any]]] = []
+    ) -> list[tuple[object, Route, dict[str, Any]]]:
+        batch: list[tuple[object, Route, dict[str, Any]]] = []
         key = options.get("idempotency_key")
         for position, event in enumerate(events):
-            self._route(event, blocking=blocking)
+            route = self._route(event, blocking=blocking)
             own: dict[str, Any] = {} if key is None else {"idempotency_key": f"{key}#{position}"}
-            batch.append((event, {**options, **own}))
+            batch.append((event, route, {**options, **own}))
         return batch
 
     def _route(self, event: object, *, blocking: bool) -> Route:
         route = self._routes[type(event)]
-        if blocking and _running_loop() is not None:
+        if blocking and running_loop() is not None:
             refuse_loop(route)
         return route
 
-    # -- dead letters ------------------------------------------------------------------------
 
-    @property
-    def dead_letters(self) -> DeadLetters:
-        """
-        The deliveries that were given up on: query, count, discard.
-        """
-        return self._stand_in()._furniture.dead_letters
-
-    def redrive(self, letter: DeadLetter | str, /) -> Receipt:
-        """
-        Deliver a dead letter again, to the handler that failed and to no other.
-
-        Its retry policy starts anew, its filter is not asked and its key is not in the
-        way. Success removes the letter; another failure is added to its story.
-
-        Args:
-            letter: The letter or its id.
-
-        Returns:
-            What came of it; on every bus, failures are returned and not raised.
-
-        Raises:
-            DeadLetterNotFoundError: There is no such letter (any more).
-            SubscriptionNotFoundError: Nothing is subscribed by the letter's name.
-            RunningLoopError: The handler is async and a loop runs in this thread.
-        """
-        delivery, receipt, route, found = self._stand_in()._redriven(letter)
-        if _running_loop() is not None:
-            refuse_loop(route)
-        token = here.set(receipt)
-        try:
-            dispatch(receipt, route, iter([delivery.deliver]))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return self._laid_to_rest(receipt, found)
-
-    async def aredrive(self, letter: DeadLetter | str, /) -> Receipt:
-        """
-        Deliver a dead letter again, awaiting an async handler; see `redrive`.
-        """
-        delivery, receipt, route, found = self._stand_in()._redriven(letter)
-        token = here.set(receipt)
-        try:
-            await adispatch(receipt, route, iter([delivery.adeliver]))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return self._laid_to_rest(receipt, found)
-
-    def redrive_all(self, **filters: Unpack[Filters]) -> list[Receipt]:
-        """
-        Redrive each dead letter that matches *filters*, the oldest first.
-
-        Raises:
-            SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
-        """
-        return [self.redrive(letter) for letter in self.dead_letters.query(**filters)]
-
-    async def aredrive_all(self, **filters: Unpack[Filters]) -> list[Receipt]:
-        """
-        Redrive each dead letter that matches *filters*; see `redrive_all`.
-        """
-        return [await self.aredrive(letter) for letter in self.dead_letters.query(**filters)]
-
-    def _redriven(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
-        letter = self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
-        event: object = letter.event
-        self._routes.refuse_if_closed(type(event))
-        subscription = self._registry.named(letter.subscription)
-        if subscription is None or subscription.handler is None:
-            raise SubscriptionNotFoundError(
-                f"dead letter {letter.id} belongs to {letter.subscription!r}, which is not "
-                f"subscribed here. Subscribe a handler by that name= first, or discard it.",
-                subscription=letter.subscription,
-            )
-        route = self._routes.alone(letter.event, subscription)
-        receipt = self._publisher.redriving(letter, route)
-        return self._delivery(subscription), receipt, route, letter
-
-    def _laid_to_rest(self, receipt: Receipt, letter: DeadLetter) -> Receipt:
-        if receipt.ok:
-            with suppress(DeadLetterNotFoundError):  # discarded meanwhile
-                self.dead_letters.remove(letter.id)
-        return receipt
+def _unheard(receipt: Receipt, route: Route) -> Receipt:
+    """
+    Return *receipt* finished: nobody is subscribed to its event, and nobody observes.
+    """
+    route.published += 1
+    receipt.finished = True
+    return receipt
 
 
 async def _awaited(result: Any) -> None:

@@ -23,12 +23,13 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
 from eventbus._attempt import acall_of, call_of, running_loop, settle
+from eventbus._claims import Claims
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
-from eventbus._receipt import Receipt, ancestry
-from eventbus._routing import Folded, miss
+from eventbus._receipt import Receipt
+from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
-from eventbus._verdict import Trial, Verdict, as_text
+from eventbus._verdict import Trial, as_text
 from eventbus.errors import RunningLoopError
 from eventbus.idempotency import Claim
 
@@ -44,7 +45,7 @@ AnyCall = Callable[[Any], Any]
 _POLL = 0.02
 
 
-class Delivery(Verdict):
+class Delivery(Claims):
     """
     One subscription, folded: what a dispatch calls, and what follows.
 
@@ -90,38 +91,53 @@ class Delivery(Verdict):
         settle(result, self.subscription, self.furniture.loop_thread)
 
     def _once(self, call: AnyCall, ticket: list[bool]) -> AnyCall:
+        unqueued = int(self.subscription.is_queued)
+
         def once(event: Any) -> Any:
             try:
                 ticket.pop()  # of any number of threads one gets it
             except IndexError:
-                return miss(self.counters)
+                return miss(self.counters, unqueued=unqueued)
+            if not unqueued:
+                self.subscription.cancel()
+                return call(event)
+            result = call(event)  # first: a cancelled one's queue takes no more
             self.subscription.cancel()
-            return call(event)
+            return result
 
         return once
 
     def _filtered(self, call: AnyCall) -> AnyCall:
         where, counters = self.options.where, self.counters
+        unqueued = int(self.subscription.is_queued)
         assert where is not None
 
         def filtered(event: Any) -> Any:
             try:
                 wanted = where(event)
             except Exception as error:
-                return self.bury(Trial(here.get().current, number=0), error)
-            return call(event) if wanted else miss(counters)
+                return self.refuse(here.get().current, error)
+            return call(event) if wanted else miss(counters, unqueued=unqueued)
 
         return filtered
 
     def _while_alive(self, call: AnyCall) -> AnyCall:
+        unqueued = int(self.subscription.is_queued)
+
         def alive(event: Any) -> Any:
             handler = self.subscription.handler  # held until the call has returned
             if handler is None:
                 self.subscription.cancel()
-                return miss(self.counters)
+                return miss(self.counters, unqueued=unqueued)
             return call(event)
 
         return alive
+
+    def refuse(self, receipt: Receipt, error: Exception) -> None:
+        """
+        Give up a delivery that never came to its handler: its filter raised.
+        """
+        self.bury(Trial(receipt, number=0), error)
 
     # -- the short ways, for `publish` where nobody measures or watches -----------------------
 
@@ -137,7 +153,7 @@ class Delivery(Verdict):
             except Exception as error:
                 failure = error
             # Out here, for else what the next attempt raises would seem to come of it.
-            self._persist(Trial(here.get().current, began=began), event, failure)
+            self._perform(Trial(here.get().current, began=began), event, failure)
 
         return retrying
 
@@ -173,7 +189,7 @@ class Delivery(Verdict):
                 except Exception:
                     self.unkept(key, "recorded")
                 return
-            self._persist(Trial(receipt, key, claim, began), event, failure)
+            self._perform(Trial(receipt, key, claim, began), event, failure)
 
         return claiming
 
@@ -187,95 +203,94 @@ class Delivery(Verdict):
         if self._claimed(trial, event):
             self._perform(trial, event)
 
-    def _perform(self, trial: Trial, event: Any) -> None:
+    def _perform(self, trial: Trial, event: Any, error: Exception | None = None) -> None:
+        """
+        Call until an attempt succeeds or was the last; *error* ended one made already.
+        """
         clock = self.furniture.clock
-        trial.began = clock.monotonic()
+        try:
+            if error is None:
+                trial.began = clock.monotonic()
+                delay = self._attempt(trial, event)
+            else:
+                delay = self.judge(trial, error)
+            while delay is not None:
+                clock.sleep(delay)
+                delay = self._attempt(trial, event)
+        except BaseException:
+            self.let_go(trial)
+            raise
+
+    def _attempt(self, trial: Trial, event: Any) -> float | None:
+        """
+        Call once; return the seconds until the next attempt, if there is to be one.
+        """
+        clock = self.furniture.clock
+        began = clock.monotonic()
         try:
             if (result := self._call(event)) is not None:
                 self._settle(result)
         except Exception as error:
             failure = error
-        except BaseException:
-            self.let_go(trial)
-            raise
         else:
-            return self.succeeded(trial, clock.monotonic() - trial.began)
-        self._persist(trial, event, failure)
+            self.succeeded(trial, clock.monotonic() - began)
+            return None
+        # Out here, for else what comes next would seem to come of it.
+        return self.judge(trial, failure)
 
     async def adeliver(self, event: Any) -> None:
         """
         Claim, call, retry and bury, suspending the calling task.
         """
         trial = Trial(here.get().current)
-        if not await self._aclaimed(trial, event):
-            return
+        _held = self.subscription.handler  # a weak one stays until its delivery has ended
+        if await self._aclaimed(trial, event):
+            await self._aperform(trial, event)
+
+    async def _aperform(self, trial: Trial, event: Any) -> None:
+        """
+        Call until an attempt succeeds or was the last.
+        """
         clock = self.furniture.clock
-        trial.began = clock.monotonic()
+        try:
+            trial.began = clock.monotonic()
+            delay = await self._aattempt(trial, event)
+            while delay is not None:
+                await clock.asleep(delay)
+                delay = await self._aattempt(trial, event)
+        except BaseException:
+            self.let_go(trial)
+            raise
+
+    async def _aattempt(self, trial: Trial, event: Any) -> float | None:
+        """
+        Call once; return the seconds until the next attempt, if there is to be one.
+        """
+        clock = self.furniture.clock
+        began = clock.monotonic()
         try:
             if isawaitable(result := self._acall(event)):
                 await result
         except Exception as error:
             failure = error
-        except BaseException:
-            self.let_go(trial)
-            raise
         else:
-            return self.succeeded(trial, clock.monotonic() - trial.began)
-        await self._apersist(trial, event, failure)
-
-    def _persist(self, trial: Trial, event: Any, error: Exception) -> None:
-        """
-        Call again after a failed attempt, until one succeeds or was the last.
-        """
-        clock = self.furniture.clock
-        try:
-            while (delay := self.judge(trial, error)) is not None:
-                clock.sleep(delay)
-                began = clock.monotonic()
-                try:
-                    if (result := self._call(event)) is not None:
-                        self._settle(result)
-                except Exception as next_error:
-                    error = next_error
-                else:
-                    return self.succeeded(trial, clock.monotonic() - began)
-        except BaseException:
-            self.let_go(trial)
-            raise
-
-    async def _apersist(self, trial: Trial, event: Any, error: Exception) -> None:
-        """
-        Call again after a failed attempt, until one succeeds or was the last.
-        """
-        clock = self.furniture.clock
-        try:
-            while (delay := self.judge(trial, error)) is not None:
-                await clock.asleep(delay)
-                began = clock.monotonic()
-                try:
-                    if isawaitable(result := self._acall(event)):
-                        await result
-                except Exception as next_error:
-                    error = next_error
-                else:
-                    return self.succeeded(trial, clock.monotonic() - began)
-        except BaseException:
-            self.let_go(trial)
-            raise
+            self.succeeded(trial, clock.monotonic() - began)
+            return None
+        return self.judge(trial, failure)
 
     def _claimed(self, trial: Trial, event: Any) -> bool:
         """
         Hold the event's key, if it has one; ``False`` if the delivery ends here.
         """
         try:
-            trial.key = key = self.key_of(event)
-            while key is not None and (claim := self._contested(trial, key)) is not None:
+            trial.key = self.key_of(event)
+            while (claim := self.contested(trial)) is not None:
                 self._turn(claim)
         except Exception as error:
             trial.number = 0
             self.bury(trial, error)
             return False
-        return key is None or trial.claim is not None
+        return self.is_free(trial)
 
     def _turn(self, claim: Claim) -> None:
         """
@@ -291,7 +306,7 @@ class Delivery(Verdict):
         settled = threading.Event()
         called_back = self.furniture.idempotency.add_waiter(claim, settled.set)
         if called_back:
-            settled.wait(self._patience(claim))
+            settled.wait(self.patience(claim))
         elif called_back is None:
             self.furniture.clock.sleep(_POLL)
 
@@ -300,14 +315,14 @@ class Delivery(Verdict):
         Hold the event's key, if it has one; ``False`` if the delivery ends here.
         """
         try:
-            trial.key = key = self.key_of(event)
-            while key is not None and (claim := self._contested(trial, key)) is not None:
+            trial.key = self.key_of(event)
+            while (claim := self.contested(trial)) is not None:
                 await self._aturn(claim)
         except Exception as error:
             trial.number = 0
             self.bury(trial, error)
             return False
-        return key is None or trial.claim is not None
+        return self.is_free(trial)
 
     async def _aturn(self, claim: Claim) -> None:
         """
@@ -321,39 +336,10 @@ class Delivery(Verdict):
         if called_back:
             # The clock that measures the lease may be virtual; this bound is real.
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience(claim)):
+                async with asyncio.timeout(self.patience(claim)):
                     await settled.wait()
         elif called_back is None:
             await self.furniture.clock.asleep(_POLL)
-
-    # -- what the twins share ----------------------------------------------------------------
-
-    def _contested(self, trial: Trial, key: str) -> Claim | None:
-        """
-        Claim *key*; return the claim of another holder where it must be waited for.
-        """
-        receipt = trial.receipt
-        store, now = self.furniture.idempotency, self.furniture.clock.monotonic()
-        claim = store.claim(self.subscription.name, key, source=receipt, now=now)
-        if claim.state == "pending" and not _is_own(claim, receipt):
-            return claim
-        if claim.state == "granted" or trial.redriven is not None:
-            trial.claim = claim  # a redrive is no duplicate, even where the key is another's
-        else:
-            self.suppressed(receipt, key, claim)
-        return None
-
-    def _patience(self, claim: Claim) -> float:
-        return max(0.0, claim.expires - self.furniture.clock.monotonic())
-
-
-def _is_own(claim: Claim, receipt: Receipt) -> bool:
-    """
-    Whether the delivery that holds the key is waiting for this one.
-
-    Then a nested publish with the same key would wait for what it is part of.
-    """
-    return claim.event_id in [each.id for each in ancestry(receipt.parent)]
 
 
 def _set_from_any_thread(loop: asyncio.AbstractEventLoop, settled: asyncio.Event) -> None:

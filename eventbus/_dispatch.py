@@ -8,14 +8,14 @@ what it returned was awaited. The loop of a publish in which nothing happens sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from eventbus._receipt import Receipt
-from eventbus._routing import Route
+from eventbus._route import Route
 
 if TYPE_CHECKING:
     import asyncio
@@ -40,8 +40,7 @@ def dispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> None:
             except Exception as error:
                 folded[route.position(walk)].fail(receipt, error)
     except BaseException:
-        _break_off(receipt)
-        route.interrupted(walk)
+        _break_off(receipt, route, _from_last(route, walk))
         raise
 
 
@@ -52,8 +51,7 @@ def fail_first(receipt: Receipt, route: Route, walk: Iterator[AnyCall], error: E
     try:
         route.folded[route.position(walk)].fail(receipt, error)
     except BaseException:
-        _break_off(receipt)
-        route.interrupted(walk)
+        _break_off(receipt, route, _from_last(route, walk))
         raise
 
 
@@ -73,8 +71,7 @@ async def adispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> 
             except Exception as error:
                 folded[route.position(walk)].fail(receipt, error)
     except BaseException:
-        _break_off(receipt)
-        route.interrupted(walk)
+        _break_off(receipt, route, _from_last(route, walk))
         raise
 
 
@@ -87,11 +84,13 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
     import asyncio  # late: whoever awaits has it loaded already
 
     tasks: dict[asyncio.Task[None], Any] = {}
-    undecided = set(range(len(route)))
+    undecided, held = set(range(len(route))), list[Any]()
     try:
         for call in walk:
             position = route.position(walk)
             fail = partial(route.folded[position].fail, receipt)
+            # A weak handler that has been called stays until its task has run it.
+            held.append(route.subscriptions[position].handler)
             try:
                 result = call(receipt.event)
             except Exception as error:
@@ -106,9 +105,7 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
         await asyncio.gather(*tasks)
     except BaseException:
         await _abandon(tasks)
-        _break_off(receipt)
-        for position in undecided:
-            route.subscriptions[position].counters.missed += 1
+        _break_off(receipt, route, undecided)
         raise
     order = {each.name: position for position, each in enumerate(route.subscriptions)}
     receipt.failures = tuple(sorted(receipt.failures, key=lambda each: order[each.subscription]))
@@ -139,10 +136,20 @@ async def _abandon(tasks: dict[asyncio.Task[None], Any]) -> None:
             result.close()  # it may never have been started
 
 
-def _break_off(receipt: Receipt) -> None:
+def _from_last(route: Route, walk: Iterator[AnyCall]) -> Iterable[int]:
+    return range(max(0, route.position(walk)), len(route))
+
+
+def _break_off(receipt: Receipt, route: Route, positions: Iterable[int]) -> None:
     """
-    Free the publisher's key: the event has not reached all its handlers.
+    Free the publisher's key, and count who missed the event: not all handlers have had it.
+
+    A failure that was interrupted while it was buried has been counted already.
     """
     free = (receipt.options or {}).get("free")
     if free is not None:
         free()
+    failed = [each.subscription for each in receipt.failures]
+    for each in (route.subscriptions[position] for position in positions):
+        if each.name not in failed:
+            each.counters.missed += 1

@@ -31,7 +31,8 @@ else:  # the default, for a bare `Envelope`, only means something to a type chec
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-@attrs.frozen(kw_only=True)
+# No slot for weak references: it would keep `Draft` from becoming an envelope.
+@attrs.frozen(kw_only=True, weakref_slot=False)
 class Envelope(Generic[E_co]):
     """
     One published event and what is known about it.
@@ -55,6 +56,9 @@ class Envelope(Generic[E_co]):
         is_late: The publish had already returned when something first asked. *time*
             is then the moment of asking: the event was published before it. A bus
             with ``envelopes="eager"``, an observer or headers never makes a late one.
+        offset: Where the event stands in the log, from 1; ``None`` where it is in no log,
+            or will only be when the transaction is committed that it is part of.
+        is_replay: The event was handled, or passed by, before: it is replayed.
 
     .. versionadded:: 0.1
     """
@@ -69,10 +73,54 @@ class Envelope(Generic[E_co]):
     causation_id: str | None = None
     headers: Mapping[str, str] = attrs.field(default=NO_HEADERS, hash=False)
     is_late: bool = False
+    offset: int | None = None
+    is_replay: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         facts = {field.name: getattr(self, field.name) for field in attrs.fields(Envelope)}
         return _made_again, ({**facts, "headers": dict(self.headers)},)
+
+
+class Draft(Generic[E_co]):
+    """
+    An envelope while it is written; when all is there, `seal` makes it one.
+
+    A frozen class stores each field by a call, which makes an envelope six times as
+    expensive as this does.
+    """
+
+    __slots__ = tuple(field.name for field in attrs.fields(Envelope))
+
+    event: E_co
+    id: str
+    time: datetime
+    name: str
+    version: int
+    key: str | None
+    correlation_id: str
+    causation_id: str | None
+    headers: Mapping[str, str]
+    is_late: bool
+    offset: int | None
+    is_replay: bool
+
+    def seal(self) -> Envelope[E_co]:
+        """
+        Become the envelope; nothing can be changed any more.
+        """
+        sealed: Any = self
+        sealed.__class__ = Envelope
+        return sealed  # type: ignore[no-any-return]
+
+
+def stamp(envelope: Envelope[Any], offset: int | None) -> None:
+    """
+    Say where the log has put an event, before anybody has seen the envelope.
+    """
+    _offset.__set__(envelope, offset)
+
+
+_offset: Any = vars(Envelope)["offset"]
 
 
 def _made_again(facts: dict[str, Any]) -> Envelope[Any]:

@@ -17,7 +17,7 @@ import attrs
 
 from eventbus.errors import DeclarationError, NotAnEventError
 
-__all__ = ["Declaration", "declaration_of", "event", "refuse_no_event"]
+__all__ = ["Declaration", "declaration_of", "declared_as", "event", "refuse_no_event"]
 
 T = TypeVar("T")
 
@@ -42,11 +42,13 @@ class Declaration:
         version: The version of the event's shape, from 1.
         key: Reads from an event what groups and orders the events of one entity,
             or ``None``.
+        logged: Whether a bus with a store writes its events to the log.
     """
 
     name: str
     version: int
     key: Callable[[Any], object] | None
+    logged: bool = True
 
     def key_of(self, event: object) -> str | None:
         """
@@ -69,6 +71,7 @@ def event(
     version: int = 1,
     key: str | Callable[[Any], object] | None = None,
     kw_only: bool = False,
+    logged: bool = True,
 ) -> Callable[[type[T]], type[T]]: ...
 
 
@@ -81,6 +84,7 @@ def event(
     version: int = 1,
     key: str | Callable[[Any], object] | None = None,
     kw_only: bool = False,
+    logged: bool = True,
 ) -> Any:
     """
     Declare a class as an event: a frozen, slotted attrs class.
@@ -95,6 +99,8 @@ def event(
         key: What groups and orders events of one entity: the name of a field, or a
             callable that takes the event. ``None`` inherits the base event's key.
         kw_only: Make every field keyword-only, so that a base may have defaults.
+        logged: ``False`` keeps high-rate facts out of the log of a bus with a store. They
+            reach inline and queued handlers only.
 
     Raises:
         DeclarationError: The name is empty, the version is not a positive integer,
@@ -106,7 +112,8 @@ def event(
     def declare(cls: type[T]) -> type[T]:
         _check(cls, name, version)
         made = _frozen(cls, kw_only)
-        setattr(made, _SLOT, Declaration(name or cls.__name__, version, _key_reader(made, key)))
+        declared = Declaration(name or cls.__name__, version, _key_reader(made, key), logged)
+        setattr(made, _SLOT, declared)
         return made
 
     return declare if cls is None else declare(cls)
@@ -123,7 +130,29 @@ def declaration_of(cls: type) -> Declaration:
     if own is not None:
         return own  # type: ignore[no-any-return]
     inherited: Declaration | None = getattr(cls, _SLOT, None)
-    return Declaration(cls.__name__, 1, inherited.key if inherited else None)
+    if inherited is None:
+        return Declaration(cls.__name__, 1, None)
+    return Declaration(cls.__name__, 1, inherited.key, inherited.logged)
+
+
+def declared_as(name: str) -> list[type]:
+    """
+    Return the live classes that were declared by that name, wherever they are.
+
+    It goes through all classes there are: for names that nobody has asked for by class.
+    """
+    found, left = list[type](), list(type.__subclasses__(object))
+    seen = set[type]()
+    while left:
+        cls = left.pop()
+        if cls in seen:
+            continue
+        seen.add(cls)
+        left += type.__subclasses__(cls)
+        own: Declaration | None = vars(cls).get(_SLOT)
+        if own is not None and own.name == name:
+            found.append(cls)
+    return found
 
 
 def refuse_no_event(event_type: type) -> None:

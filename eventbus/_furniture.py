@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,6 +27,11 @@ from eventbus.retry import RetryPolicy
 
 __all__ = ["Furniture", "logger"]
 
+# How deep observers may publish inside of observers: more than any chain of them that
+# ends by itself is likely to be, and few enough where two of them double each other.
+_DEEPEST = 6
+_depth: ContextVar[int] = ContextVar("eventbus_telling", default=0)
+
 
 def _check(observer: object) -> None:
     if not callable(observer) or inspect.iscoroutinefunction(observer):
@@ -40,7 +46,7 @@ def _check_all(_furniture: object, _field: object, observers: tuple[object, ...]
         _check(observer)
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Furniture:
     """
     What the deliveries of one bus work with.
@@ -54,6 +60,7 @@ class Furniture:
         retry: The policy of subscriptions that have none of their own.
         timings: Measure the time spent in handlers.
         logs_failures: Log each terminal failure; off where publish raises them.
+        logs_queued: Log those of queued deliveries too, which no publish can raise.
     """
 
     clock: Clock
@@ -64,8 +71,9 @@ class Furniture:
     retry: RetryPolicy | None = None
     timings: bool = False
     logs_failures: bool = True
+    logs_queued: bool = True
     _tickets: WeakKeyDictionary[Subscription, list[bool]] = attrs.field(factory=WeakKeyDictionary)
-    _muted: list[Observer] = attrs.field(factory=list)
+    _muted: list[object] = attrs.field(factory=list)
     _lock: threading.Lock = attrs.field(factory=threading.Lock)
 
     def ticket(self, subscription: Subscription) -> list[bool]:
@@ -97,21 +105,41 @@ class Furniture:
     def notify(self, occurrence: Occurrence) -> None:
         """
         Tell every observer; log the first exception of each and go on.
-        """
-        for observer in self.observers:
-            try:
-                observer(occurrence)
-            except Exception:
-                if not self._mute(observer):
-                    continue
-                logger().exception(
-                    "observer %r raised on %s; it stays attached, and further exceptions of it "
-                    "are not logged",
-                    observer,
-                    type(occurrence).__name__,
-                )
 
-    def _mute(self, observer: Observer) -> bool:
+        Observers that publish are told of that as well, up to a depth.
+        """
+        depth = _depth.get()
+        if depth == _DEEPEST:
+            return self._fall_silent(occurrence)
+        token = _depth.set(depth + 1)
+        try:
+            for observer in self.observers:
+                try:
+                    observer(occurrence)
+                except Exception:
+                    self._note(observer, occurrence)
+        finally:
+            _depth.reset(token)
+
+    def _fall_silent(self, occurrence: Occurrence) -> None:
+        if self._mute(self):
+            logger().error(
+                "observers publish what they are then told of, %d deep, last %s: deeper ones are "
+                "not told, here and from now on, and that is not logged again",
+                _DEEPEST,
+                type(occurrence).__name__,
+            )
+
+    def _note(self, observer: Observer, occurrence: Occurrence) -> None:
+        if self._mute(observer):
+            logger().exception(
+                "observer %r raised on %s; it stays attached, and further exceptions of it are "
+                "not logged",
+                observer,
+                type(occurrence).__name__,
+            )
+
+    def _mute(self, observer: object) -> bool:
         """
         Note that *observer* has raised; ``False`` when that is known.
         """

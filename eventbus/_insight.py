@@ -12,11 +12,20 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from eventbus._event import refuse_no_event
+from eventbus._job import Depth
 from eventbus._registry import Registry
 from eventbus._routing import Router
 from eventbus._subscription import Subscription, spelled
 
-__all__ = ["Explanation", "HandlerTime", "Stats", "SubscriptionStats", "explain", "stats_of"]
+__all__ = [
+    "DurableStats",
+    "Explanation",
+    "HandlerTime",
+    "Stats",
+    "SubscriptionStats",
+    "explain",
+    "stats_of",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -38,12 +47,39 @@ class HandlerTime:
 
 
 @attrs.frozen(kw_only=True)
+class DurableStats:
+    """
+    Where a durable subscription stands in the log, whoever consumes it.
+
+    Attributes:
+        offset: Everything up to here is finished.
+        lag: How many events of the log are not finished, or not looked at.
+        pending: How many of them were taken up and are not finished.
+        dead: How many dead letters it has.
+        state: What this process does: ``idle``: the bus was not started. ``consuming``.
+            ``standby``: another process consumes it, and this one waits to take over.
+            ``stopped``: at a dead letter, or at an event that cannot be read. ``closed``.
+        owner: The process that consumes it, or did last; ``None`` where there is none.
+
+    .. versionadded:: 0.1
+    """
+
+    offset: int
+    lag: int
+    pending: int
+    dead: int
+    state: str
+    owner: str | None
+
+
+@attrs.frozen(kw_only=True)
 class SubscriptionStats:
     """
     What was counted for one subscription.
 
-    Every published event is, in the end, one of: delivered, failed, duplicate, missed.
-    While an event is being delivered it counts as delivered.
+    Every published event is one of: delivered, failed, duplicate, missed, dropped,
+    undelivered; or, in a queue, one of the *depth*, *scheduled* or *in_flight*. While an
+    inline handler runs, its event counts as delivered.
 
     Attributes:
         published: Events that came its way; one redriven came once more.
@@ -51,9 +87,17 @@ class SubscriptionStats:
         failed: Those given up on.
         retried: Attempts that failed and were followed by another.
         duplicate: Those an idempotency key kept from running again.
-        dead_lettered: Those kept as dead letters.
+        dead_lettered: Those of the failed ones that were kept as dead letters.
         missed: Those it was passed by with: filtered out, cancelled or interrupted.
+        dropped: Those its full queue gave up, by its overflow policy.
+        undelivered: Those not handled when the bus was closed.
+        depth: Those that wait in its queue now.
+        scheduled: Those that wait for their next attempt, or for a key to become free.
+        in_flight: Those being handled now, by a queue's workers.
+        lag: How long the oldest of those in the queue has been waiting, in seconds.
         time: Time spent in the handler, on a bus with ``timings=True``.
+        durable: Where a durable subscription stands in the log; the other numbers count
+            what came to its handlers in this process.
 
     .. versionadded:: 0.1
     """
@@ -65,7 +109,14 @@ class SubscriptionStats:
     duplicate: int
     dead_lettered: int
     missed: int
+    dropped: int
+    undelivered: int
+    depth: int
+    scheduled: int
+    in_flight: int
+    lag: float
     time: HandlerTime | None
+    durable: DurableStats | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +131,7 @@ class Stats:
         published: Events published, publisher's duplicates not among them.
         unhandled: Those for which no handler was called.
         duplicate: Events the publisher's own idempotency key turned away.
+        scheduled: Publishes that are due later.
         subscriptions: By name.
 
     .. versionadded:: 0.1
@@ -88,10 +140,20 @@ class Stats:
     published: int
     unhandled: int
     duplicate: int
+    scheduled: int
     subscriptions: Mapping[str, SubscriptionStats]
 
 
-def stats_of(registry: Registry, router: Router, *, duplicates: int, timed: bool) -> Stats:
+def stats_of(
+    registry: Registry,
+    router: Router,
+    *,
+    duplicates: int,
+    timed: bool,
+    scheduled: int,
+    depths: Mapping[Subscription, Depth],
+    places: Mapping[Subscription, DurableStats],
+) -> Stats:
     """
     Count what has happened so far.
     """
@@ -100,24 +162,42 @@ def stats_of(registry: Registry, router: Router, *, duplicates: int, timed: bool
         published=published,
         unhandled=unhandled,
         duplicate=duplicates,
-        subscriptions={each.name: _count(each, routed.get(each, 0), timed) for each in registry},
+        scheduled=scheduled,
+        subscriptions={
+            each.name: attrs.evolve(
+                _count(each, routed.get(each, 0), timed, depths.get(each, _NO_QUEUE)),
+                durable=places.get(each),
+            )
+            for each in registry
+        },
     )
 
 
-def _count(subscription: Subscription, routed: int, timed: bool) -> SubscriptionStats:
+def _count(subscription: Subscription, routed: int, timed: bool, queue: Depth) -> SubscriptionStats:
     counted = subscription.counters
+    elsewhere = counted.missed + counted.failed + counted.duplicate
+    elsewhere += queue.pending + queue.dropped + queue.undelivered
     return SubscriptionStats(
         published=routed,
-        delivered=routed - counted.missed - counted.failed - counted.duplicate,
+        delivered=routed - elsewhere,
         failed=counted.failed,
         retried=counted.retried,
         duplicate=counted.duplicate,
         dead_lettered=counted.dead_lettered,
         missed=counted.missed,
+        dropped=queue.dropped,
+        undelivered=queue.undelivered,
+        depth=queue.waiting,
+        scheduled=queue.scheduled,
+        in_flight=queue.in_flight,
+        lag=queue.lag,
         time=HandlerTime(count=counted.calls, total=counted.seconds, max=counted.slowest)
         if timed
         else None,
     )
+
+
+_NO_QUEUE = Depth()
 
 
 @attrs.frozen(kw_only=True)
@@ -160,6 +240,7 @@ def explain(event: object, registry: Registry) -> tuple[Explanation, ...]:
 def _explain_match(event: object, subscription: Subscription) -> Explanation:
     options = subscription.options
     rule = f"subscribed to {spelled(subscription.event_types)}"
+    rule += ", from the log" if subscription.is_durable else ""
     refusal = None
     if subscription.handler is None:
         refusal = "its handler was held weakly and is gone"

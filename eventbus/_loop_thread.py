@@ -76,6 +76,16 @@ class LoopThread:
         finally:
             del outcome, cancel  # they hold the error, whose traceback holds this frame
 
+    def call(self, do: Callable[[asyncio.AbstractEventLoop], None]) -> bool:
+        """
+        Have *do* called on the loop, soon, in no context; ``False`` once it is closed.
+        """
+        with self._lock:
+            if not self._is_closed:
+                loop = self._running()
+                loop.call_soon_threadsafe(do, loop, context=Context())
+            return not self._is_closed
+
     def close(self) -> None:
         """
         Cancel what runs, stop the loop and wait for the thread. Idempotent, and final.
@@ -116,16 +126,20 @@ class LoopThread:
         # After a fork the child has the loop but not its thread.
         if self._loop is None or self._owner_pid != os.getpid():
             # Made in no context: what the loop keeps of it would keep the publish, and the bus.
-            self._loop = loop = Context().run(asyncio.new_event_loop)
-            self._owner_pid = os.getpid()
-            closing = threading.Event()
+            loop, closing = Context().run(asyncio.new_event_loop), threading.Event()
             thread = threading.Thread(
                 target=_serve, args=(loop, closing), name=self._name, daemon=True
             )
-            self._finalizer = weakref.finalize(self, _stop, loop, closing, thread, os.getpid())
+            stop: weakref.finalize[..., LoopThread]
+            stop = weakref.finalize(self, _stop, loop, closing, thread, os.getpid())
             # At exit a daemon thread dies with the process; joining could hang it.
-            self._finalizer.atexit = False
-            thread.start()
+            stop.atexit = False
+            try:
+                thread.start()
+            except BaseException:  # out of threads, or interrupted: the next one tries again
+                stop()
+                raise
+            self._loop, self._owner_pid, self._finalizer = loop, os.getpid(), stop
         return self._loop
 
 
@@ -192,7 +206,10 @@ async def _wind_up() -> None:
 def _stop(
     loop: asyncio.AbstractEventLoop, closing: threading.Event, thread: threading.Thread, pid: int
 ) -> None:
-    if pid != os.getpid() or not thread.is_alive():
+    if pid != os.getpid():
+        return
+    if not thread.is_alive():
+        loop.close()  # it was never served, or what served it is gone
         return
     closing.set()
     loop.call_soon_threadsafe(loop.stop)

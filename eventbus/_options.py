@@ -8,12 +8,14 @@ event types; a refusal names the cure. Nothing here knows a bus or an event.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, Generic, NoReturn, TypedDict, TypeVar
 
 import attrs
 
+from eventbus._mode import Durable, Inline, Mode, Queued
 from eventbus._signature import HandlerSignature, read_signature
 from eventbus.errors import HandlerSignatureError, SubscriptionOptionError
 from eventbus.retry import RetryPolicy, as_policy
@@ -49,6 +51,14 @@ class SubscriptionOptions(TypedDict, Generic[E], total=False):
     """Attribute name or callable: one run for each key. ``None`` from it: no key."""
     offload: bool
     """`apublish` runs the sync handler in a thread instead of the loop."""
+    delivery: Mode
+    """`Inline` in the publish, which is the default; `Queued` behind it, or `Durable`."""
+    max_rate: float | None
+    """Calls of the handler per second, at most, evenly spaced; queued delivery only."""
+    replayable: bool
+    """Whether a replay calls the handler; off for what must not happen twice. Default True."""
+    reset: Callable[[], object] | None
+    """Called once before the first event of a replay; durable delivery only."""
     wrap: Callable[[Callable[..., Any]], Callable[..., Any]] | None
     """Takes the handler when it is subscribed, returns what is called in its place."""
 
@@ -67,6 +77,11 @@ class Options:
     timeout: float | None = None
     idempotency_key: Callable[[Any], object] | None = None
     offload: bool = False
+    delivery: Mode = attrs.field(factory=Inline)
+    ordered_by: Callable[[Any], object] | None = None
+    max_rate: float | None = None
+    replayable: bool = True
+    reset: Callable[[], object] | None = None
     wrap: Callable[[AnyHandler], AnyHandler] | None = None
 
 
@@ -85,12 +100,7 @@ def check_options(
     Raises:
         SubscriptionOptionError: One cannot work for a handler of that signature.
     """
-    for option in sorted(set(options) - _KNOWN):
-        known = ", ".join(sorted(_KNOWN))
-        refuse_option(option, name, f"there is no option {option!r}. Known are {known}.")
-    for option in ("once", "weak", "offload"):
-        if not isinstance(options.get(option, False), bool):
-            refuse_option(option, name, f"{option} is True or False, not {options[option]!r}")
+    _check_flags(options, name)
     priority = options.get("priority", 0)
     if not isinstance(priority, int):
         refuse_option("priority", name, f"priority must be an integer, not {priority!r}")
@@ -101,6 +111,8 @@ def check_options(
             name,
             "offload=True moves a sync handler to a thread; this one is async. Drop it.",
         )
+    if signature.connection_keyword is not None:
+        _check_connection(options, signature.connection_keyword, name)
     return Options(
         priority=priority,
         where=_check_question("where", options.get("where"), name),
@@ -108,10 +120,35 @@ def check_options(
         weak=options.get("weak", False),
         retry=_check_retry(options.get("retry"), name),
         timeout=_check_timeout(options.get("timeout"), signature, offload, name),
-        idempotency_key=_key_reader(options.get("idempotency_key"), event_types, name),
+        idempotency_key=_reader_of(
+            "idempotency_key", options.get("idempotency_key"), event_types, name
+        ),
         offload=offload,
+        delivery=(mode := _check_mode(options.get("delivery", Inline()), name)),
+        ordered_by=_reader_of("ordered_by", getattr(mode, "ordered_by", None), event_types, name),
+        max_rate=_check_rate(options, name),
+        replayable=options.get("replayable", True),
+        reset=_check_reset(options, name),
         wrap=_check_wrap(options.get("wrap"), name),
     )
+
+
+def _check_connection(options: Mapping[str, Any], keyword: str, name: str) -> None:
+    if not isinstance(options.get("delivery"), Durable):
+        refuse_option(
+            "delivery",
+            name,
+            f"{keyword} takes the connection whose transaction carries the handler's progress; "
+            f"only a durable subscription keeps any. Add delivery=Durable(), or bind your own "
+            f"connection with functools.partial.",
+        )
+    if options.get("offload", False):
+        refuse_option(
+            "offload",
+            name,
+            f"offload=True would use the connection that {keyword} takes in another thread. Drop "
+            f"it: a durable handler that is not async has a thread already.",
+        )
 
 
 def _check_question(option: str, ask: Any, name: str) -> Callable[[Any], object] | None:
@@ -143,6 +180,64 @@ def _check_question(option: str, ask: Any, name: str) -> Callable[[Any], object]
     return ask  # type: ignore[no-any-return]
 
 
+def _check_flags(options: Mapping[str, Any], name: str) -> None:
+    for option in sorted(set(options) - _KNOWN):
+        known = ", ".join(sorted(_KNOWN))
+        refuse_option(option, name, f"there is no option {option!r}. Known are {known}.")
+    for option in ("once", "weak", "offload", "replayable"):
+        if not isinstance(options.get(option, False), bool):
+            refuse_option(option, name, f"{option} is True or False, not {options[option]!r}")
+    for option in ("once", "weak"):
+        if options.get(option, False) and isinstance(options.get("delivery"), Durable):
+            refuse_option(
+                option,
+                name,
+                f"{option}=True ends a subscription by itself, and a durable one keeps its place "
+                f"for good. Drop {option}=True, or subscribe with delivery=Queued().",
+            )
+
+
+def _check_mode(mode: Any, name: str) -> Mode:
+    if isinstance(mode, type) and issubclass(mode, Mode):
+        refuse_option(
+            "delivery", name, f"delivery={mode.__name__} is a class: write {mode.__name__}()"
+        )
+    if not isinstance(mode, Mode):
+        refuse_option(
+            "delivery", name, f"delivery is Inline(), Queued(...) or Durable(...), not {mode!r}"
+        )
+    return mode
+
+
+def _check_rate(options: Mapping[str, Any], name: str) -> float | None:
+    rate = options.get("max_rate")
+    if rate is None:
+        return None
+    if not _is_number(rate) or not 0 < rate < math.inf:
+        refuse_option("max_rate", name, f"max_rate is in calls per second, above 0, not {rate!r}")
+    if not isinstance(options.get("delivery"), Queued | Durable):
+        refuse_option(
+            "max_rate",
+            name,
+            f"max_rate={rate!r} would hold up the publisher. Add delivery=Queued(), so that "
+            f"events wait in a queue of this subscription.",
+        )
+    return float(rate)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_reset(options: Mapping[str, Any], name: str) -> Callable[[], object] | None:
+    reset = options.get("reset")
+    if reset is not None and (not callable(reset) or inspect.iscoroutinefunction(reset)):
+        refuse_option("reset", name, f"reset is a plain callable without arguments, not {reset!r}")
+    if reset is not None and not isinstance(options.get("delivery"), Durable):
+        refuse_option("reset", name, "reset= is for replays. Add delivery=Durable(), or drop it.")
+    return reset
+
+
 def _check_wrap(wrap: Any, name: str) -> Any:
     if wrap is not None and (not callable(wrap) or inspect.iscoroutinefunction(wrap)):
         refuse_option(
@@ -168,8 +263,7 @@ def _check_timeout(
 ) -> float | None:
     if timeout is None:
         return None
-    is_number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if not is_number or not timeout > 0:
+    if not _is_number(timeout) or not timeout > 0:
         refuse_option("timeout", name, f"timeout is in seconds, above 0, not {timeout!r}")
     if not (signature.is_async or offload):
         refuse_option(
@@ -181,10 +275,12 @@ def _check_timeout(
     return float(timeout)
 
 
-def _key_reader(
-    key: Any, event_types: tuple[type, ...], name: str
+def _reader_of(
+    option: str, key: Any, event_types: tuple[type, ...], name: str
 ) -> Callable[[Any], object] | None:
-    option = "idempotency_key"
+    """
+    Return what reads a key from an event: *key*, or what gets the attribute so called.
+    """
     if key is None or callable(key):
         return _check_question(option, key, name)
     if not isinstance(key, str) or not key:

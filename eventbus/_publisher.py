@@ -7,27 +7,27 @@ this room only when it is nested, or when something asks for its envelope.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any, TypedDict
 
 import attrs
 
-from eventbus._envelope import NO_HEADERS, Envelope, here
+from eventbus._envelope import NO_HEADERS, Draft, Envelope, here
 from eventbus._event import Declaration
 from eventbus._furniture import Furniture, logger
-from eventbus._receipt import Failure, Receipt, ancestry, raise_failures
-from eventbus._routing import Route
+from eventbus._receipt import Failure, Receipt, ancestry, begin, raise_failures
+from eventbus._route import Route
 from eventbus._verdict import cycle_at_limit
 from eventbus.dead_letter import DeadLetter
-from eventbus.errors import RunningLoopError
+from eventbus.errors import BusClosedError, RunningLoopError
 from eventbus.idempotency import Claim
 from eventbus.instrumentation import Duplicate, Published, Unhandled
 
-__all__ = ["PublishOptions", "Publisher", "refuse_loop", "unheard"]
+__all__ = ["PublishOptions", "Publisher", "refuse_loop"]
 
 
 class PublishOptions(TypedDict, total=False):
@@ -43,12 +43,20 @@ class PublishOptions(TypedDict, total=False):
     """Default: the one of the event being handled here, or the event's own id."""
     headers: Mapping[str, str] | None
     """Added to those of the bus."""
+    delay: float | None
+    """Seconds until it is published; none or less: now."""
+    at: datetime | None
+    """When it is published, with a time zone; in the past: now."""
+    connection: Any
+    """A connection to the store's own database: the event joins its transaction."""
+    expected_version: int | None
+    """How many events the stream of the event's key must have; else `ConcurrencyError`."""
 
 
 _KNOWN = frozenset(PublishOptions.__annotations__)
 
 
-@attrs.frozen(weakref_slot=False)
+@attrs.frozen(eq=False, repr=False, weakref_slot=False)
 class KnownId:
     """
     The id of an event that need not be alive for it.
@@ -59,7 +67,7 @@ class KnownId:
     id: str
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Publisher:
     """
     Prepares and concludes the publishes of one bus.
@@ -71,6 +79,7 @@ class Publisher:
         max_depth: How deep publishes may be nested.
         raises: Raise failures once all handlers have run.
         duplicates: How many events the publisher's own key turned away.
+        is_closing: Only what handlers publish is still taken.
     """
 
     furniture: Furniture
@@ -79,29 +88,50 @@ class Publisher:
     max_depth: int
     raises: bool
     duplicates: int = 0
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    is_closing: bool = False
 
     def prepare(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
         """
         Return the receipt to write on; a duplicate's is finished already.
         """
-        receipt = Receipt()
-        receipt.event = event
-        receipt.route = route
-        receipt.parent = parent = here.get().current
+        receipt = self.begin(event, route, options)
+        if not receipt.finished:
+            self.announce(receipt, route)
+        return receipt
+
+    def announce(self, receipt: Receipt, route: Route) -> None:
+        """
+        Tell the observers, and count: from here on the event is under way.
+        """
+        if self.furniture.observers:
+            names = tuple(each.name for each in route.subscriptions)
+            self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=names))
+        # Last: what is counted is called, or counted as missed.
+        route.published += 1
+
+    def begin(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
+        """
+        Return a receipt with its options, and the publisher's key held, if it has one.
+
+        Raises:
+            PublishCycleError: It is nested deeper than the bus allows.
+            BusClosedError: The bus is closing, and no handler publishes it.
+        """
+        parent = here.get().current
+        receipt = begin(event, route, parent)
         if parent is not None:
             self.descend(receipt, parent)
+        elif self.is_closing:
+            raise BusClosedError(
+                f"the bus is closing and takes no {route.name}, unless from its handlers. "
+                f"Publish before close(), or make a new bus."
+            )
         if options or self.headers is not None:
             receipt.options = self._checked(options, route)
         if options.get("idempotency_key") is not None and not self._claimed(receipt, route):
             return receipt
         if self.is_eager:
             receipt.envelope  # noqa: B018 - made now
-        if self.furniture.observers:
-            names = tuple(each.name for each in route.subscriptions)
-            self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=names))
-        # Last: what is counted is called, or counted as missed.
-        route.published += 1
         return receipt
 
     def redriving(self, letter: DeadLetter, route: Route) -> Receipt:
@@ -110,12 +140,10 @@ class Publisher:
 
         What the handler publishes was caused by the event, not by what redrives it.
         """
-        receipt = Receipt()
-        receipt.event = letter.event
-        receipt.route = route
+        parent = here.get().current
+        receipt = begin(letter.event, route, parent)
         receipt.sealed = letter.envelope
         receipt.options = {"redriven": letter}
-        receipt.parent = parent = here.get().current
         if parent is not None:
             self.descend(receipt, parent)
         # It comes the subscription's way once more: the counts still add up.
@@ -142,30 +170,29 @@ class Publisher:
         """
         Make the receipt's envelope, once, and its parents' before it.
         """
-        parent, options = receipt.parent, receipt.options or {}
-        if parent is not None and parent.sealed is None:
-            # One by one, for the chain may be long and the stack short.
-            for ancestor in [each for each in ancestry(parent) if each.sealed is None][::-1]:
-                ancestor.envelope  # noqa: B018 - made now
-        cause = None if parent is None else parent.envelope
-        new_id: str = options.get("id") or self.furniture.clock.new_id()
-        envelope = Envelope(
-            event=receipt.event,
-            id=new_id,
-            time=self.furniture.now(),
-            name=declaration.name,
-            version=declaration.version,
-            key=_key(declaration, receipt.event),
-            correlation_id=options.get("correlation_id")
-            or (new_id if cause is None else cause.correlation_id),
-            causation_id=None if cause is None else cause.id,
-            headers=options.get("headers") or NO_HEADERS,
-            is_late=receipt.finished,
-        )
-        with self._lock:
-            if receipt.sealed is None:
-                receipt.sealed = envelope
-            return receipt.sealed
+        parent, options, clock = receipt.parent, receipt.options or {}, self.furniture.clock
+        cause = None if parent is None else parent.sealed or _sealed(parent)
+        draft: Draft[Any] = Draft()
+        draft.event = receipt.event
+        draft.id = draft.correlation_id = options.get("id") or clock.new_id()
+        since = receipt.since  # when a queue accepted it, in the publish
+        age = 0.0 if since is None else clock.monotonic() - since
+        draft.time = datetime.fromtimestamp(clock.time() - age, UTC)
+        draft.name = declaration.name
+        draft.version = declaration.version
+        draft.key = None if declaration.key is None else _key(declaration, receipt.event)
+        draft.causation_id = None
+        draft.headers = options.get("headers") or NO_HEADERS
+        draft.is_late = receipt.finished and since is None
+        draft.offset, draft.is_replay = None, False
+        if cause is not None:
+            draft.causation_id = cause.id
+            draft.correlation_id = cause.correlation_id
+        if options.get("correlation_id"):
+            draft.correlation_id = options["correlation_id"]
+        # Of two threads that come here at once, both leave with the same one.
+        first: Envelope[Any] = vars(receipt).setdefault("sealed", draft.seal())
+        return first
 
     def conclude(self, receipt: Receipt) -> Receipt:
         """
@@ -252,6 +279,7 @@ class Publisher:
         options["id"] = claim.event_id
         receipt.duplicate, receipt.duplicate_of = True, claim.event_id
         receipt.missed, receipt.finished = len(route), True
+        receipt.unqueued = route.queued + route.durable
         self.duplicates += 1
         if furniture.observers:
             furniture.notify(
@@ -271,19 +299,6 @@ class Publisher:
             logger().exception("the idempotency key of one %s is not released", route.name)
 
 
-def unheard(event: object, route: Route) -> Receipt:
-    """
-    Return the receipt of an event that nobody subscribed to and nobody observes.
-    """
-    receipt = Receipt()
-    receipt.event = event
-    receipt.route = route
-    receipt.parent = here.get().current
-    route.published += 1
-    receipt.finished = True
-    return receipt
-
-
 def refuse_loop(route: Route) -> None:
     """
     Refuse to block an event loop for the async handlers of *route*, if it has any.
@@ -297,6 +312,16 @@ def refuse_loop(route: Route) -> None:
             f"{route.needs_loop}, which needs the loop. Use await bus.apublish(...).",
             subscription=route.needs_loop,
         )
+
+
+def _sealed(parent: Receipt) -> Envelope[Any]:
+    """
+    Return the parent's envelope, its own parents' made before it.
+    """
+    # One by one, for the chain may be long and the stack short.
+    for ancestor in [each for each in ancestry(parent) if each.sealed is None][::-1]:
+        ancestor.envelope  # noqa: B018 - made now
+    return parent.envelope
 
 
 def _key(declaration: Declaration, event: object) -> str | None:

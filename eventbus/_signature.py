@@ -26,6 +26,9 @@ __all__ = ["HandlerSignature", "event_types_of", "name_of", "read_signature"]
 
 _UNKNOWN = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+# How `sqlite3.Connection` is written where only type checkers import it.
+_CONNECTION = re.compile(r"(sqlite3\.)?Connection")
 # How `Envelope` is written where only type checkers import it, or what stands in its brackets.
 _ENVELOPE = re.compile(r"(\w+\.)*Envelope(\[.*\])?(\s*\|\s*None)?")
 
@@ -43,6 +46,8 @@ class HandlerSignature:
             is not known may still return one: it is then awaited all the same.
         takes_envelope: It has a parameter annotated `Envelope`.
         envelope_keyword: The parameter's name where it is keyword-only.
+        connection_keyword: The name of the parameter annotated `sqlite3.Connection`, which
+            takes the connection whose transaction carries the handler's progress.
     """
 
     event_types: tuple[type, ...] = ()
@@ -50,6 +55,7 @@ class HandlerSignature:
     is_async: bool = False
     takes_envelope: bool = False
     envelope_keyword: str | None = None
+    connection_keyword: str | None = None
 
 
 def read_signature(
@@ -79,7 +85,8 @@ def read_signature(
         signature = _signature(handler, follow=True)  # it passes on what it takes
     if signature is None:
         return HandlerSignature(is_async=_is_async(handler, _UNKNOWN))
-    written, envelope = _parameters(signature, handler, name)
+    connection = _connection(signature, handler)
+    written, envelope = _parameters(signature, handler, name, connection)
     annotation = _resolve(written, handler)
     is_keyword = envelope is not None and envelope.kind is inspect.Parameter.KEYWORD_ONLY
     return HandlerSignature(
@@ -88,6 +95,7 @@ def read_signature(
         is_async=_is_async(handler, _resolve(signature.return_annotation, handler)),
         takes_envelope=envelope is not None,
         envelope_keyword=envelope.name if envelope is not None and is_keyword else None,
+        connection_keyword=connection,
     )
 
 
@@ -164,7 +172,10 @@ def _takes_anything(signature: inspect.Signature) -> bool:
 
 
 def _parameters(
-    signature: inspect.Signature, handler: Callable[..., object], name: str
+    signature: inspect.Signature,
+    handler: Callable[..., object],
+    name: str,
+    connection: str | None,
 ) -> tuple[Any, inspect.Parameter | None]:
     """
     Return the annotation of the event, and the parameter that takes the envelope.
@@ -177,7 +188,7 @@ def _parameters(
             f"{signature} takes no event: a handler is called with the event as its first "
             f"argument. Give it a positional parameter.",
         )
-    envelope = _envelope(signature, positional, handler, name)
+    envelope = _envelope(signature, positional, handler, name, connection)
     written = positional[0].annotation if positional else _UNKNOWN
     if positional and _is_envelope(written, handler):
         _refuse(
@@ -196,6 +207,7 @@ def _envelope(
     positional: list[inspect.Parameter],
     handler: Callable[..., object],
     name: str,
+    connection: str | None,
 ) -> inspect.Parameter | None:
     """
     Return the parameter that takes the envelope; refuse those nobody would fill.
@@ -205,7 +217,7 @@ def _envelope(
         for each in signature.parameters.values()
         if each.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    bound = _bound_keywords(handler)
+    bound = {*_bound_keywords(handler), connection}
     rest = [each for each in positional[1:] + keywords if each.name not in bound]
     envelope = next((each for each in rest if _is_envelope(each.annotation, handler)), None)
     if envelope is not None and envelope in positional[2:]:
@@ -228,6 +240,28 @@ def _is_envelope(annotation: object, handler: Callable[..., object]) -> bool:
     if resolved is _UNKNOWN:
         return isinstance(annotation, str) and _ENVELOPE.fullmatch(annotation) is not None
     return event_types_of(resolved) == (Envelope,)
+
+
+def _connection(signature: inspect.Signature, handler: Callable[..., object]) -> str | None:
+    """
+    Return the name of the parameter that takes a connection, if there is one.
+    """
+    bound = _bound_keywords(handler)
+    for each in list(signature.parameters.values())[1:]:
+        is_free = each.kind in _NAMED and each.name not in bound
+        if is_free and _is_connection(each.annotation, handler):
+            return each.name
+    return None
+
+
+def _is_connection(annotation: object, handler: Callable[..., object]) -> bool:
+    resolved = _resolve(annotation, handler)
+    if resolved is _UNKNOWN:
+        return isinstance(annotation, str) and _CONNECTION.fullmatch(annotation) is not None
+    # By name: who only asks must not load sqlite3.
+    return getattr(resolved, "__qualname__", "") == "Connection" and getattr(
+        resolved, "__module__", ""
+    ).startswith("sqlite3")
 
 
 def _bound_keywords(handler: Any) -> set[str]:
@@ -324,7 +358,7 @@ def _names_around(layer: Any, owner: type, words: set[str]) -> dict[str, Any]:
         path = f"{frame.f_code.co_qualname}.<locals>."
         if (
             f"{outer}.<locals>.".startswith(path)
-            and frame.f_globals["__name__"] == layer.__module__
+            and frame.f_globals.get("__name__") == layer.__module__
         ):
             around.append(frame)
         frame = frame.f_back

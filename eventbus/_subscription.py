@@ -11,10 +11,11 @@ import functools
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, is_typeddict
+from typing import Any, Protocol, is_typeddict
 
 import attrs
 
+from eventbus._mode import Durable, Queued
 from eventbus._options import AnyHandler, Options, check_options, refuse_option
 from eventbus._signature import HandlerSignature, event_types_of, name_of, read_signature
 from eventbus.errors import HandlerSignatureError
@@ -50,6 +51,31 @@ class Counters:
         self.slowest = max(self.slowest, duration)
 
 
+class Pausable(Protocol):
+    """
+    What a subscription knows of its queue.
+    """
+
+    @property
+    def is_paused(self) -> bool:
+        """
+        Whether it hands out nothing.
+        """
+        ...
+
+    def pause(self) -> None:
+        """
+        Hand out nothing more.
+        """
+        ...
+
+    def resume(self) -> None:
+        """
+        Hand out again.
+        """
+        ...
+
+
 @attrs.define(eq=False, kw_only=True, repr=False)
 class Subscription:
     """
@@ -76,6 +102,7 @@ class Subscription:
     is_active: bool = True
     sequence: int = 0
     retire: Callable[[Subscription], None] | None = None
+    queue: Pausable | None = None
 
     @property
     def handler(self) -> AnyHandler | None:
@@ -83,6 +110,55 @@ class Subscription:
         The handler; ``None`` when it was held weakly and is gone.
         """
         return self.get_handler()
+
+    @property
+    def is_queued(self) -> bool:
+        """
+        Whether a publish leaves its events in a queue.
+        """
+        return isinstance(self.options.delivery, Queued)
+
+    @property
+    def is_durable(self) -> bool:
+        """
+        Whether its events come from the log.
+        """
+        return isinstance(self.options.delivery, Durable)
+
+    @property
+    def is_paused(self) -> bool:
+        """
+        Whether its queue hands out nothing, until `resume`.
+        """
+        return self.queue is not None and self.queue.is_paused
+
+    def pause(self) -> None:
+        """
+        Handle nothing more from its queue, which fills; what is being handled goes on.
+
+        Raises:
+            SubscriptionOptionError: It has no queue: an inline handler runs in the publish.
+        """
+        self._own_queue("pause").pause()
+
+    def resume(self) -> None:
+        """
+        Go on where `pause` has stopped.
+
+        Raises:
+            SubscriptionOptionError: It has no queue.
+        """
+        self._own_queue("resume").resume()
+
+    def _own_queue(self, verb: str) -> Pausable:
+        if self.queue is None:
+            refuse_option(
+                "delivery",
+                self.name,
+                f"{verb}() is for queued subscriptions, and its handler runs in the publish. "
+                f"Subscribe it with delivery=Queued(), or cancel() it.",
+            )
+        return self.queue
 
     @property
     def needs_loop(self) -> bool:

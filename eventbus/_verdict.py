@@ -36,6 +36,8 @@ class Trial:
         began: When the first attempt began, on the monotonic clock.
         number: The attempt under way, from 1; 0 when it never came to a call.
         stories: What became of the attempts before.
+        is_queued: The publish is over: its receipt is not written on any more.
+        is_admitted: A queued one holds its key, if it has one.
     """
 
     receipt: Receipt
@@ -44,6 +46,8 @@ class Trial:
     began: float = 0.0
     number: int = 1
     stories: tuple[AttemptFailure, ...] = ()
+    is_queued: bool = False
+    is_admitted: bool = False
 
     @property
     def redriven(self) -> DeadLetter | None:
@@ -88,13 +92,6 @@ class Verdict:
         self.options = subscription.options
         policy = furniture.retry if self.options.retry is None else self.options.retry
         self.policy = None if policy is no_retry else policy
-
-    def key_of(self, event: object) -> str | None:
-        """
-        Return the event's idempotency key for this subscription, if it has one.
-        """
-        read = self.options.idempotency_key
-        return None if read is None else as_text(read(event))
 
     def judge(self, trial: Trial, error: Exception) -> float | None:
         """
@@ -152,12 +149,7 @@ class Verdict:
         Note a success: the key is recorded, the observers are told.
         """
         furniture = self.furniture
-        if trial.claim is not None:
-            try:
-                furniture.idempotency.complete(trial.claim, now=furniture.clock.monotonic())
-            except Exception:
-                self.unkept(trial.key, "recorded")
-            trial.claim = None
+        self.complete(trial)
         if furniture.timings:
             self.counters.took(duration)
         if furniture.observers:
@@ -169,6 +161,18 @@ class Verdict:
                     duration=duration,
                 )
             )
+
+    def complete(self, trial: Trial) -> None:
+        """
+        Record the key. A store that fails is logged, and hides nothing.
+        """
+        furniture = self.furniture
+        if trial.claim is not None:
+            try:
+                furniture.idempotency.complete(trial.claim, now=furniture.clock.monotonic())
+            except Exception:
+                self.unkept(trial.key, "recorded")
+            trial.claim = None
 
     def fail(self, receipt: Receipt, error: Exception) -> None:
         """
@@ -186,13 +190,14 @@ class Verdict:
         """
         receipt, furniture, name = trial.receipt, self.furniture, self.subscription.name
         self.let_go(trial)
-        if (cycle := cycle_of(receipt, error)) is not None:
+        if not trial.is_queued and (cycle := cycle_of(receipt, error)) is not None:
             raise cycle from (None if cycle is error else error)
         trial.tell(error, furniture)
-        receipt.failures += (Failure(name, error, trial.total),)
+        if not trial.is_queued:
+            receipt.failures += (Failure(name, error, trial.total),)
         self.counters.failed += 1
         letter = self._keep(trial)
-        if furniture.logs_failures:
+        if furniture.logs_queued if trial.is_queued else furniture.logs_failures:
             _log(name, receipt, error, trial.total)
         if not furniture.observers:
             return
@@ -251,20 +256,22 @@ class Verdict:
         self.counters.dead_lettered += is_kept and redriven is None
         return letter if is_kept else None
 
-    def suppressed(self, receipt: Receipt, key: str, claim: Claim) -> None:
+    def suppressed(self, trial: Trial, claim: Claim) -> None:
         """
         Note a duplicate: another delivery of its key has succeeded, or is under way.
         """
-        receipt.duplicate = True
-        receipt.duplicate_of = receipt.duplicate_of or claim.event_id
-        receipt.missed += 1
+        receipt = trial.receipt
+        if not trial.is_queued:
+            receipt.duplicate = True
+            receipt.duplicate_of = receipt.duplicate_of or claim.event_id
+            receipt.missed += 1
         self.counters.duplicate += 1
         if self.furniture.observers:
             self.furniture.notify(
                 Duplicate(
                     envelope=receipt.envelope,
                     subscription=self.subscription.name,
-                    key=key,
+                    key=trial.key or "",
                     first_id=claim.event_id,
                 )
             )
@@ -287,6 +294,7 @@ def _letter(trial: Trial, subscription: str, letter_id: str) -> DeadLetter:
 def _again(redriven: DeadLetter, trial: Trial) -> DeadLetter:
     return attrs.evolve(
         redriven,
+        reason="failed",  # whatever it was kept for at first
         attempts=trial.total,
         failures=redriven.failures + trial.stories,
         last_failure=trial.stories[-1].time,

@@ -1,48 +1,55 @@
 """
-How a bus is put together, wired to its handlers, looked at and closed.
+How a bus is put together, wired to its handlers and looked at.
 
-Law: everything a bus is, apart from publishing and redriving: nothing here runs
-while an event is published, unless another bus stands in for this one.
+Law: everything a bus is, apart from publishing, redriving, starting and closing:
+nothing here runs while an event is published, unless another bus stands in for it.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
     Literal,
     ParamSpec,
-    Self,
     TypeVar,
     Unpack,
     overload,
 )
 
+from eventbus._alarms import Alarms
 from eventbus._attempt import wrapped
 from eventbus._clock import Clock, SystemClock
 from eventbus._delivery import Delivery
+from eventbus._furnishing import codec_for, keys_in, letters_in
 from eventbus._furniture import Furniture
-from eventbus._insight import Explanation, Stats, explain, stats_of
+from eventbus._insight import DurableStats, Explanation, Stats, explain, stats_of
+from eventbus._intake import Intake
+from eventbus._keeping import QueuedDelivery
 from eventbus._loop_thread import LoopThread
 from eventbus._marks import is_bare, marks_in
 from eventbus._options import AnyHandler, SubscriptionOptions
 from eventbus._publisher import Publisher
 from eventbus._registry import Registry
-from eventbus._routing import Folded, Router
+from eventbus._replaceable import Replaceable
+from eventbus._route import Folded
+from eventbus._routing import Router
 from eventbus._subscription import Subscription, make_subscription
-from eventbus.dead_letter import DeadLetters, InMemoryDeadLetters
-from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
+from eventbus._workers import Home, make_queue
+from eventbus.dead_letter import DeadLetters
+from eventbus.idempotency import IdempotencyStore
 from eventbus.instrumentation import Observer
 from eventbus.retry import RetryPolicy, as_policy
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
+
+    from eventbus.codec import Codec
+    from eventbus.store import Store
 
 __all__ = ["Wiring"]
 
@@ -52,16 +59,14 @@ P = ParamSpec("P")
 F = TypeVar("F", bound=Callable[..., object])
 Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-# Which bus stands in for which, in this context only: parallel tests see their own.
-_stand_ins: ContextVar[Mapping[Wiring, Any]] = ContextVar(
-    "eventbus_stand_ins", default=MappingProxyType({})
-)
 
-
-class Wiring:
+class Wiring(Replaceable):
     """
     The part of `eventbus.EventBus` that does not publish.
     """
+
+    # How many workers a queue has, if not as many as it asks for.
+    _workers: int | None = None
 
     def __init__(
         self,
@@ -74,6 +79,8 @@ class Wiring:
         observers: Iterable[Observer] = (),
         idempotency: IdempotencyStore | None = None,
         dead_letters: DeadLetters | None = None,
+        store: Store | None = None,
+        codec: Codec | None = None,
         clock: Clock | None = None,
         timings: bool = False,
         envelopes: Literal["lazy", "eager"] = "lazy",
@@ -86,10 +93,11 @@ class Wiring:
         if max_depth < 1:
             raise ValueError(f"max_depth is at least 1, not {max_depth!r}")
         self.name = name
+        codec = codec_for(store, codec)
         self._furniture = Furniture(
             clock=clock or SystemClock(),
-            idempotency=InMemoryIdempotencyStore() if idempotency is None else idempotency,
-            dead_letters=InMemoryDeadLetters() if dead_letters is None else dead_letters,
+            idempotency=keys_in(store) if idempotency is None else idempotency,
+            dead_letters=letters_in(store, codec) if dead_letters is None else dead_letters,
             loop_thread=LoopThread(f"{name}-loop"),
             observers=tuple(observers),
             retry=None if retry is None else as_policy(retry),
@@ -105,13 +113,24 @@ class Wiring:
         )
         self._is_concurrent = fanout == "concurrent"
         self._wrap = wrap
-        self._stood_in = 0
         self._lock = threading.Lock()
+        self._alarms = Alarms(self._furniture.clock, f"{name}-alarms")
+        self._home = Home(self._furniture.loop_thread)
+        self._ending: Any = None
+        self._postponed: Any = None
+        self._queues: dict[Subscription, Intake] = {}
         self._targets: dict[Subscription, AnyHandler] = {}
         self._registry = Registry()
         self._routes = Router(
             self._registry, publisher=self._publisher, fold=self._fold, is_plain=self._is_plain
         )
+        if store is not None and codec is not None:
+            self._use(store, codec)
+
+    def _use(self, store: Store, codec: Codec) -> None:
+        """
+        Log to *store* what is published, and deliver from it.
+        """
 
     # -- subscribing -----------------------------------------------------------------------
 
@@ -220,12 +239,35 @@ class Wiring:
     def _take_in(self, subscription: Subscription) -> Subscription:
         subscription.retire = self._retire
         self._targets[subscription] = wrapped(subscription, self._hooks(subscription))
+        if subscription.is_queued:
+            subscription.queue = self._queues[subscription] = self._queue_for(subscription)
         try:
             self._registry.add(subscription)
         except BaseException:
-            del self._targets[subscription]
+            self._forget(subscription)
             raise
         return subscription
+
+    def _queue_for(self, subscription: Subscription) -> Intake:
+        """
+        Return the queue of a subscription, whose workers start with its first event.
+        """
+        return make_queue(
+            subscription,
+            alarms=self._alarms,
+            clock=self._furniture.clock,
+            home=self._home,
+            limit=self._workers,
+        )
+
+    def _dress(self, queues: Iterable[Intake]) -> None:
+        """
+        Prepare queues that are nobody's in particular.
+        """
+
+    def _forget(self, subscription: Subscription) -> None:
+        self._targets.pop(subscription, None)
+        self._queues.pop(subscription, None)
 
     def _hooks(self, subscription: Subscription) -> tuple[Wrap, ...]:
         """
@@ -236,7 +278,10 @@ class Wiring:
 
     def _retire(self, subscription: Subscription) -> None:
         self._registry.remove(subscription)
-        self._targets.pop(subscription, None)
+        if (queue := self._queues.get(subscription)) is None:
+            return self._forget(subscription)
+        # What it has accepted is still handled, and then its workers end.
+        queue.retire(partial(self._forget, subscription))
 
     def _fold(self, subscription: Subscription) -> Folded:
         return self._delivery(subscription).fold()
@@ -245,31 +290,16 @@ class Wiring:
         target = self._targets.get(subscription)
         if target is None:
             target = wrapped(subscription, ())
+        if (queue := self._queues.get(subscription)) is not None:
+            return QueuedDelivery(subscription, self._furniture, target, queue)
         return Delivery(subscription, self._furniture, target)
 
     @property
     def _is_plain(self) -> bool:
-        is_eager = self._publisher.is_eager
-        is_special = is_eager or self._is_concurrent or self._stood_in > 0
+        publisher = self._publisher
+        is_special = publisher.is_eager or publisher.is_closing
+        is_special = is_special or self._is_concurrent or self._stood_in > 0
         return not (is_special or self._furniture.observers)
-
-    # -- standing in -------------------------------------------------------------------------
-
-    @contextmanager
-    def stood_in_by(self, other: Self) -> Generator[None]:
-        """
-        Let *other* do, in this context, whatever this bus is asked to do.
-
-        Other contexts, and so other threads and tasks, go on with this bus. It is what
-        `eventbus.testing.record` is made of.
-        """
-        self._stand(+1)
-        token = _stand_ins.set({**_stand_ins.get(), self: other})
-        try:
-            yield
-        finally:
-            self._stand(-1)
-            _stand_ins.reset(token)
 
     def _settings(self) -> dict[str, Any]:
         """
@@ -286,17 +316,6 @@ class Wiring:
             "max_depth": self._publisher.max_depth,
             "name": self.name,
         }
-
-    def _stand(self, step: int) -> None:
-        with self._lock:
-            self._stood_in += step
-        self._routes.reset(is_plain=self._is_plain)
-
-    def _stand_in(self) -> Self:
-        if not self._stood_in:
-            return self
-        stand_in: Self = _stand_ins.get().get(self, self)
-        return stand_in
 
     # -- seeing ------------------------------------------------------------------------------
 
@@ -323,7 +342,13 @@ class Wiring:
             bus._routes,
             duplicates=bus._publisher.duplicates,
             timed=bus._furniture.timings,
+            scheduled=0 if bus._postponed is None else len(bus._postponed),
+            depths={each: queue.depth() for each, queue in list(bus._queues.items())},
+            places=bus._places(),
         )
+
+    def _places(self) -> dict[Subscription, DurableStats]:
+        return {}
 
     def observe(self, observer: Observer, /) -> Callable[[], None]:
         """
@@ -347,46 +372,12 @@ class Wiring:
         """
         return self._stand_in()._furniture.clock
 
-    # -- lifecycle ---------------------------------------------------------------------------
-
     @property
     def is_closed(self) -> bool:
         """
         Whether the bus has been closed.
         """
         return self._stand_in()._routes.closed_by is not None
-
-    def close(self) -> None:
-        """
-        Take no more events and end the bus's own loop thread. Idempotent.
-
-        A publish under way goes on with its sync handlers; an async one that runs on
-        the loop thread is cancelled.
-        """
-        if (stand_in := self._stand_in()) is not self:
-            return stand_in.close()
-        self._routes.close(f"EventBus {self.name!r}")
-        self._furniture.loop_thread.close()
-
-    async def aclose(self) -> None:
-        """
-        Do what `close` does, without blocking the loop.
-        """
-        import asyncio  # late: whoever awaits has it loaded already
-
-        await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
     def __repr__(self) -> str:
         state = ", closed" * self.is_closed

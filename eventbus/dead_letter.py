@@ -221,7 +221,7 @@ class DeadLetters(Protocol):
 
     All methods may be called from any thread; what they return is a snapshot. Those
     given an id of which there is no letter raise `DeadLetterNotFoundError`.
-    ``tests/contracts/dead_letters.py`` is what every implementation passes.
+    `eventbus.testing.contracts` holds what every implementation passes.
 
     .. versionadded:: 0.1
     """

@@ -86,7 +86,7 @@ class IdempotencyStore(Protocol):
     All methods may be called from any thread. Every *claim* argument is what this
     store's own `claim` returned; one that was not granted owns nothing. Intervals
     are half open: at the instant a lease or a ttl ends, the key is free.
-    ``tests/contracts/idempotency_store.py`` is what every implementation passes.
+    `eventbus.testing.contracts` holds what every implementation passes.
 
     .. versionadded:: 0.1
     """

@@ -16,12 +16,15 @@ from eventbus._envelope import Envelope
 __all__ = [
     "DeadLettered",
     "Delivered",
+    "Dropped",
     "Duplicate",
     "Failed",
     "Observer",
     "Occurrence",
     "Published",
+    "Replayed",
     "Retried",
+    "Undelivered",
     "Unhandled",
 ]
 
@@ -113,7 +116,7 @@ class DeadLettered:
         envelope: The event and its facts.
         subscription: The subscription's name.
         letter_id: The dead letter's id, for redrive and discard.
-        reason: Why it is there: ``"failed"``.
+        reason: Why it is there: ``"failed"``, ``"dropped"`` or ``"undelivered"``.
 
     .. versionadded:: 0.1
     """
@@ -158,8 +161,73 @@ class Unhandled:
     envelope: Envelope[Any]
 
 
+@attrs.frozen(kw_only=True)
+class Dropped:
+    """
+    A full queue gave an event up, by its overflow policy.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+
+
+@attrs.frozen(kw_only=True)
+class Undelivered:
+    """
+    A bus was closed before a queued event had been handled.
+
+    Attributes:
+        envelope: The event and its facts.
+        subscription: The subscription's name.
+
+    .. versionadded:: 0.1
+    """
+
+    envelope: Envelope[Any]
+    subscription: str
+
+
+@attrs.frozen(kw_only=True)
+class Replayed:
+    """
+    How far a replay has come. Told at its beginning, about a hundred times, and at its end.
+
+    Attributes:
+        subscription: Which subscription the events go to; empty where it is none.
+        done: How many offsets of the log have been passed.
+        total: How many there are to pass.
+        offset: The last one that was passed.
+        delivered: How many events were delivered.
+        unreadable: How many could not be read.
+
+    .. versionadded:: 0.1
+    """
+
+    subscription: str = ""
+    done: int
+    total: int
+    offset: int
+    delivered: int = 0
+    unreadable: int = 0
+
+
 Occurrence: TypeAlias = (
-    Published | Delivered | Retried | Failed | DeadLettered | Duplicate | Unhandled
+    Published
+    | Delivered
+    | Retried
+    | Failed
+    | DeadLettered
+    | Duplicate
+    | Unhandled
+    | Dropped
+    | Undelivered
+    | Replayed
 )
 
 

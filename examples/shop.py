@@ -8,25 +8,53 @@ It needs nothing but ``eventbus``. The orders stand in ``orders.jsonl``, one to 
 - each is taken through four handlers that know nothing of each other;
 - the bank fails twice for one of them, and the payment is retried;
 - one is sent twice, and taken once;
+- the mails are written in the background, and nobody waits for them;
 - one cannot be served by any number of retries: it is kept as a dead letter, and redriven once
   the cause is out of the way.
 
 The report at the end is made of what the bus has counted and of what an observer has seen.
+
+    python examples/shop.py --store shop.db
+
+keeps the same shop in a file: orders, stock, payments, invoices and mails. End it at any moment,
+with Ctrl-C or ``kill -9``, and start it again: it goes on, and every order is paid once.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import logging
+import sqlite3
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
-from eventbus import EventBus, Receipt, event, exponential
-from eventbus.instrumentation import Delivered, Failed, Occurrence, Published, Retried
+from eventbus import (
+    ConcurrencyError,
+    Durable,
+    EventBus,
+    Queued,
+    Receipt,
+    event,
+    exponential,
+    on,
+)
+from eventbus.instrumentation import (
+    Delivered,
+    Failed,
+    Occurrence,
+    Published,
+    Replayed,
+    Retried,
+)
+from eventbus.sqlite import SQLiteStore
 
 ORDERS = Path(__file__).with_name("orders.jsonl")
 
@@ -118,9 +146,11 @@ def issue_invoice(paid: PaymentReceived) -> None:
     bus.publish(invoice)
 
 
-# Of two kinds of event, before the other handlers of either. `publish` runs an async handler
-# on a loop of the bus's own, and waits for it: here a second at most.
-@bus.on(name="notification", priority=10, timeout=1.0)
+# Of two kinds of event, before the other handlers of either, and queued: `publish` hands the
+# event over and goes on. There is no event loop in this program, so this async handler runs on
+# one of the bus's own. The events have a key, the order's id, so that the mails of one order
+# are written in their order.
+@bus.on(name="notification", priority=10, delivery=Queued(capacity=100), timeout=1.0)
 async def notify(happened: OrderPlaced | InvoiceIssued) -> None:
     match happened:
         case OrderPlaced():
@@ -156,6 +186,9 @@ def main() -> int:
         for receipt in bus.redrive_all(event_type=OrderPlaced, error=LookupError):
             say(receipt)
 
+        heading("Before the shop closes")
+        print(f"  queued notifications: {bus.drain(timeout=10.0)}")
+
         report(journal)
     return 0 if len(takings) == 4 and not len(bus.dead_letters) else 1
 
@@ -166,6 +199,7 @@ def say(receipt: Receipt) -> None:
         outcome = "a duplicate: no handler called"
     elif receipt.ok:
         outcome = f"✓ {plural(receipt.delivered, 'handler')}"
+        outcome += f", {receipt.queued} queued" * (receipt.queued > 0)
     else:
         outcome = ", ".join(f"✗ {each.subscription}" for each in receipt.failures)
     ordered = f"{order.customer:<6} {order.quantity} x {order.article:<8}"
@@ -177,9 +211,11 @@ def say(receipt: Receipt) -> None:
 
 class Journal:
     def __init__(self) -> None:
-        self._stories: dict[str, list[Occurrence]] = {}
+        self._stories: dict[str, list[Any]] = {}
 
     def __call__(self, occurrence: Occurrence) -> None:
+        if isinstance(occurrence, Replayed):  # it tells of no event
+            return
         envelope = occurrence.envelope
         self._stories.setdefault(envelope.id, []).append(occurrence)
         if isinstance(occurrence, Published) and envelope.causation_id is not None:
@@ -194,9 +230,10 @@ class Journal:
         return self._draw(first.id, first.name)
 
     def _draw(self, event_id: str, name: str) -> Node:
-        # Handlers run one after the other: whatever was noted since one of them ended belongs
-        # to the one that ends next.
+        # Inline handlers run one after the other: whatever was noted since one of them ended
+        # belongs to the one that ends next. What is queued ends in between, or long after.
         handlers: list[Node] = []
+        queued: list[Node] = []
         inside: list[Node] = []
         for each in self._stories[event_id]:
             match each:
@@ -205,6 +242,9 @@ class Journal:
                 case Retried():
                     facts = f"{type(each.exception).__name__}, again in {each.delay * 1e3:.0f} ms"
                     inside.append(Node(f"✗ attempt {each.attempt}", facts))
+                case Delivered(subscription="notification"):
+                    facts = f"{plural(each.attempt, 'attempt'):<10} {each.duration * 1e3:8.2f} ms"
+                    queued.append(Node(f"✓ {each.subscription}, queued", facts))
                 case Delivered():
                     facts = f"{plural(each.attempt, 'attempt'):<10} {each.duration * 1e3:8.2f} ms"
                     handlers.append(Node(f"✓ {each.subscription}", facts, tuple(inside)))
@@ -213,7 +253,7 @@ class Journal:
                     facts = f"{plural(each.attempts, 'attempt'):<10} {each.exception!r}"
                     handlers.append(Node(f"✗ {each.subscription}", facts, tuple(inside)))
                     inside = []
-        return Node(name, "", tuple(handlers))
+        return Node(name, "", (*handlers, *queued))
 
 
 def is_of(key: str, story: list[Occurrence]) -> bool:
@@ -228,7 +268,7 @@ class Node:
 
     def lines(self, first: str = "", below: str = "") -> Iterator[str]:
         head = f"{first}{self.label} "
-        yield f"{head:·<40} {self.facts}" if self.facts else head.rstrip()
+        yield f"{head:·<46} {self.facts}" if self.facts else head.rstrip()
         for node in self.inside:
             is_last = node is self.inside[-1]
             knee, trunk = ("╰─ ", "   ") if is_last else ("├─ ", "│  ")
@@ -257,7 +297,102 @@ def report(journal: Journal) -> None:
 
     heading("What the world saw of it")
     print(f"  {len(takings)} orders paid, {sum(takings.values())} € in all")
-    print(*(f"  ✉ {mail}" for mail in mails), sep="\n")
+    # Queued events keep the order of their key, here the order's id, and no other.
+    by_customer = sorted(mails, key=lambda mail: mail.partition(":")[0])
+    print(*(f"  ✉ {mail}" for mail in by_customer), sep="\n")
+
+
+# ---------------------------------------------------- the same shop in a file: it can be killed
+
+TABLES = """
+    CREATE TABLE IF NOT EXISTS stock (article TEXT PRIMARY KEY, left INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS payments (order_id TEXT NOT NULL, amount TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS invoices (number INTEGER PRIMARY KEY, order_id TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS mails (text TEXT NOT NULL);
+"""
+
+
+class StoredShop:
+    """
+    Handles the same events from a log in the file, also those that an earlier run has left.
+
+    Each handler asks for a connection to the file. What it writes there, what it publishes and
+    that its event is done with are committed together, so that nothing is ever done twice.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.bus = EventBus(store=SQLiteStore(path), name="stored shop")
+        self.bus.include(self)
+
+    @on(OrderPlaced, name="stock", delivery=Durable())
+    def reserve_stock(self, placed: OrderPlaced, db: sqlite3.Connection) -> None:
+        taken = "UPDATE stock SET left = left - ? WHERE article = ?"
+        if not db.execute(taken, (placed.quantity, placed.article)).rowcount:
+            raise LookupError(f"the warehouse has no {placed.article!r}")
+        self.bus.publish(StockReserved(placed.order_id, placed.customer, placed.total))
+
+    # The attempts are counted in the file as well, and the keys are kept there: an order whose
+    # letter is redriven once more, because that was cut short, is not charged once more.
+    @on(
+        StockReserved,
+        name="payment",
+        delivery=Durable(),
+        retry=exponential(attempts=4, initial=0.05, jitter="none", on=ConnectionError),
+        idempotency_key="order_id",
+    )
+    def charge(self, reserved: StockReserved, db: sqlite3.Connection) -> None:
+        collect(reserved.order_id, reserved.amount)
+        paid = (reserved.order_id, str(reserved.amount))
+        db.execute("INSERT INTO payments VALUES (?, ?)", paid)
+        self.bus.publish(PaymentReceived(reserved.order_id, reserved.customer, reserved.amount))
+
+    @on(PaymentReceived, name="invoice", delivery=Durable())
+    def issue_invoice(self, paid: PaymentReceived, db: sqlite3.Connection) -> None:
+        number = db.execute("INSERT INTO invoices (order_id) VALUES (?)", [paid.order_id]).lastrowid
+        assert number is not None
+        self.bus.publish(InvoiceIssued(paid.order_id, paid.customer, number, paid.amount))
+
+    @on(OrderPlaced | InvoiceIssued, name="notification", delivery=Durable())
+    def notify(self, happened: OrderPlaced | InvoiceIssued, db: sqlite3.Connection) -> None:
+        what = "invoice" if isinstance(happened, InvoiceIssued) else "we have your order"
+        text = f"{happened.customer}: {what} {happened.order_id}"
+        db.execute("INSERT INTO mails VALUES (?)", [text])
+
+
+def main_on(path: str, pace: float) -> int:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript(TABLES)
+        db.executemany("INSERT OR IGNORE INTO stock VALUES (?, ?)", warehouse.items())
+        shop = StoredShop(path)
+        with shop.bus as bus:
+            heading(f"Orders come in, {len(bus.dead_letters)} could not be done before")
+            for order in read_orders(ORDERS):
+                print(f"  {order.order_id}  {take(bus, order)}", flush=True)
+                time.sleep(pace)
+            bus.drain(timeout=60.0)
+
+            heading("A samovar is bought, and what could not be done redriven")
+            db.execute("INSERT OR IGNORE INTO stock VALUES ('samovar', 1)")
+            for receipt in bus.redrive_all():
+                outcome = "✓" if receipt.ok else "✗"
+                print(f"  {receipt.envelope.key}  {outcome} {receipt.envelope.name}, redriven")
+            bus.drain(timeout=60.0)
+
+        heading(f"What the world saw of it, as it stands in {path}")
+        paid = db.execute("SELECT order_id, amount FROM payments ORDER BY order_id").fetchall()
+        print(*(f"  {order_id} paid: {amount:>7} €" for order_id, amount in paid), sep="\n")
+        (written,) = db.execute("SELECT count(*) FROM mails").fetchone()
+        print(f"  {plural(written, 'mail')} written")
+    return 0 if len({order_id for order_id, _ in paid}) == len(paid) == 4 else 1
+
+
+def take(bus: EventBus, order: OrderPlaced) -> str:
+    try:
+        # The first event of its stream, or none: that is decided by the commit itself.
+        bus.publish(order, expected_version=0)
+    except ConcurrencyError:
+        return "stands in the file already"
+    return "stored, and to be handled whatever happens now"
 
 
 def heading(text: str) -> None:
@@ -277,10 +412,20 @@ class OneLine(logging.Formatter):
         return ""
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A small shop.")
+    parser.add_argument("--store", metavar="FILE", help="keep the shop in this SQLite file")
+    parser.add_argument(
+        "--pace", type=float, default=0.0, help="with --store: seconds between two orders"
+    )
+    return parser.parse_args(arguments)
+
+
 if __name__ == "__main__":
+    options = parse()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # the boxes, wherever the output goes
     log = logging.StreamHandler(sys.stdout)
     log.setFormatter(OneLine("  log: %(message)s"))
     logging.getLogger("eventbus").addHandler(log)
-    sys.exit(main())
+    sys.exit(main() if options.store is None else main_on(options.store, options.pace))

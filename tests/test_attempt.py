@@ -21,6 +21,7 @@ from eventbus import (
     Envelope,
     EventBus,
     HandlerTimeoutError,
+    RunningLoopError,
     current_envelope,
     event,
     fixed,
@@ -227,6 +228,56 @@ def test_a_thread_that_takes_too_long_is_left_alone(is_async: bool):
         asyncio.run(apublish()) if is_async else publish()
         go_on.set()
         assert ended.wait(PATIENCE)
+
+
+def test_a_weak_handler_is_held_until_its_thread_has_called_it():
+    """
+    An offloaded handler whose object dies on the way to the thread is called all the same.
+    """
+    called: list[int] = []
+
+    class Shelf:
+        def take(self, ordered: Ordered) -> None:
+            called.append(ordered.number)
+
+    shelves = [Shelf()]
+
+    async def live() -> None:
+        bus = EventBus()
+        bus.subscribe(Ordered, shelves[0].take, weak=True, offload=True)
+        publish = asyncio.create_task(bus.apublish(Ordered(7)))
+        asyncio.get_running_loop().call_soon(shelves.clear)
+        assert 1 == (await publish).delivered
+        assert () == bus.subscriptions
+
+    asyncio.run(live())
+    assert [7] == called
+
+
+# -- what cannot be waited for
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "future"])
+def test_an_awaitable_that_comes_as_a_surprise_is_not_waited_for(kind: str):
+    """
+    With a loop running, `publish` fails that handler; a coroutine is closed, a future left.
+    """
+
+    async def never() -> None:
+        raise AssertionError("has begun")
+
+    async def live() -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bus = EventBus()
+        bus.subscribe(
+            Ordered, lambda ordered: never() if kind == "coroutine" else future, name="surprise"
+        )
+        [failure] = bus.publish(Ordered()).failures
+        assert isinstance(failure.exception, RunningLoopError)
+        assert "surprise" == failure.exception.subscription
+        assert not future.done()
+
+    asyncio.run(live())
 
 
 # -- a bus that is closed meanwhile

@@ -35,6 +35,27 @@ def test_plain_code_needs_no_asyncio():
     assert "[1, 2] False" == child.stdout.strip()
 
 
+def test_asyncio_may_be_imported_between_two_publishes():
+    """
+    A task that a handler starts in the first loop of a program knows its cause.
+    """
+    code = (
+        "from eventbus import EventBus, current_envelope; bus = EventBus(); seen = []; "
+        "bus.subscribe(int, seen.append, name='h'); bus.publish(1); bus.publish(2)\n"
+        "import asyncio\n"
+        "async def later(): return current_envelope().event\n"
+        "bus.subscribe(str, lambda it: seen.append(asyncio.create_task(later())), name='t')\n"
+        "async def main():\n"
+        "    bus.publish('three')\n"
+        "    seen[-1] = await seen[-1]\n"
+        "asyncio.run(main()); print(seen)"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "[1, 2, 'three']" == child.stdout.strip()
+
+
 @pytest.mark.parametrize("colour", ["sync", "async"])
 def test_an_interrupted_batch_frees_the_keys_of_what_failed(colour: str):
     """

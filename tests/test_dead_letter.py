@@ -66,7 +66,7 @@ def test_a_story_tells_what_happened():
     entry = story(3, error, NOON)
     assert (3, NOON, "card declined") == (entry.number, entry.time, entry.message)
     assert error is entry.exception
-    assert "contracts.dead_letters.PaymentError" == entry.error_type
+    assert f"{PaymentError.__module__}.PaymentError" == entry.error_type
     assert entry.traceback.startswith("Traceback (most recent call last):\n")
     assert "raise exception" in entry.traceback
     assert entry.traceback.endswith("PaymentError: card declined\n")
@@ -303,7 +303,7 @@ def test_a_full_store_can_refuse():
     With "raise" the error names event and subscription, and nothing is dropped.
     """
     store = filled(overflow="raise")
-    with pytest.raises(DeadLettersFullError, match=r"x e-c of shop\.charge is not kept"):
+    with pytest.raises(DeadLettersFullError, match=r"OrderPlaced e-c of shop\.charge is not kept"):
         store.add(letter("c"))
     assert ("a b", 0) == (ids(store.query()), store.dropped)
     store.remove("a")
@@ -391,7 +391,7 @@ FILTERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50)  # each one formats a traceback for every letter
+@settings(max_examples=25)  # each one formats a traceback for every letter
 @given(LETTERS, FILTERS, st.integers(min_value=1, max_value=4))
 def test_query_page_count_and_discard_agree(
     rows: list[tuple[Any, Any, int, str]], filters: Any, size: int

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from eventbus import EventBus, HandlerErrors, Receipt, event
+from eventbus import (
+    DeadLetter,
+    EventBus,
+    HandlerErrors,
+    InMemoryDeadLetters,
+    Receipt,
+    event,
+    fixed,
+)
 from testing_colours import Colour, in_both_colours
 
 PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
@@ -89,8 +97,9 @@ def test_an_interruption_after_a_failure_ends_the_publish_too(colour: Colour):
         assert ["fail"] == [each.subscription for each in bus.dead_letters]
 
 
+@pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
 @in_both_colours
-def test_an_interrupted_publish_frees_its_key(colour: Colour):
+def test_an_interrupted_publish_frees_its_key(colour: Colour, fanout: Any):
     """
     Not all handlers had the event: published again with its key, it is no duplicate.
     """
@@ -99,12 +108,48 @@ def test_an_interrupted_publish_frees_its_key(colour: Colour):
         if ordered.number == 0:
             raise Stop
 
-    with EventBus() as bus:
+    with EventBus(fanout=fanout) as bus:
         bus.subscribe(Ordered, colour.handler(stop))
         with pytest.raises(Stop):
             colour.publish(bus, Ordered(0), idempotency_key="k")
         assert not colour.publish(bus, Ordered(1), idempotency_key="k").duplicate
         assert colour.publish(bus, Ordered(1), idempotency_key="k").duplicate
+
+
+class Interrupting(InMemoryDeadLetters):
+    """
+    Interrupts whoever buries a failure.
+    """
+
+    def add(self, letter: DeadLetter) -> bool:
+        raise Stop
+
+
+@pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}], ids=["plain", "key"])
+@pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
+@in_both_colours
+def test_an_interruption_while_a_failure_is_buried_is_counted_once(
+    colour: Colour, fanout: Any, options: dict[str, Any]
+):
+    """
+    Who failed has failed, and has not missed the event as well; the others behind have.
+    """
+
+    def fail(ordered: Ordered) -> None:
+        raise ValueError(ordered)
+
+    with EventBus(fanout=fanout, dead_letters=Interrupting()) as bus:
+        bus.subscribe(Ordered, lambda ordered: None, name="before")
+        bus.subscribe(Ordered, colour.handler(fail), name="fail")
+        bus.subscribe(Ordered, fail, name="after")
+        with pytest.raises(Stop):
+            colour.publish(bus, Ordered(), **options)
+        counted = bus.stats().subscriptions
+        assert {"before": 1, "fail": 0, "after": 0} == {n: c.delivered for n, c in counted.items()}
+        assert 1 == counted["after"].failed + counted["after"].missed
+        assert 1 == counted["fail"].failed + counted["fail"].missed
+        if fanout == "sequential" or not colour.publishes_async:
+            assert {"before": 0, "fail": 0, "after": 1} == missed(bus)
 
 
 # -- at once
@@ -215,10 +260,35 @@ def test_cancelled_at_once_nothing_is_left_running(steps: int):
     assert [[], ["third"], ["third", "first"], ["third", "first"]][steps] == ended
 
 
+def test_cancelled_at_once_what_a_handler_promised_is_cancelled():
+    """
+    A future that is awaited for a handler ends with the publish.
+    """
+
+    async def live() -> None:
+        promised: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def promise(ordered: Ordered) -> asyncio.Future[None]:
+            return promised
+
+        bus = concurrent(promise)
+        publish = asyncio.create_task(bus.apublish(Ordered()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        publish.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publish
+        assert promised.cancelled()
+        assert {"promise": 1} == missed(bus)
+
+    run(live())
+
+
 def test_a_handler_that_has_ended_before_the_interruption_has_it():
     """
     Of handlers run at once, the interruption of one takes only those that were not done.
     """
+    cleaned: list[bool] = []
 
     async def live() -> None:
         async def done(ordered: Ordered) -> None: ...
@@ -231,11 +301,17 @@ def test_a_handler_that_has_ended_before_the_interruption_has_it():
             raise Stop
 
         async def waiting(ordered: Ordered) -> None:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                cleaned.append(True)
 
-        bus = concurrent(done, failed, stop, waiting)
+        bus, before = concurrent(done, failed, stop, waiting), asyncio.all_tasks()
         with pytest.raises(Stop):
-            await bus.apublish(Ordered(), idempotency_key="k")
+            await bus.apublish(Ordered())
+        assert [True] == cleaned
+        assert before == asyncio.all_tasks()
         assert {"done": 0, "failed": 0, "stop": 1, "waiting": 1} == missed(bus)
         assert 1 == bus.stats().subscriptions["failed"].failed
 
@@ -287,8 +363,50 @@ def test_without_awaitables_nothing_is_started():
     run(live())
 
 
+class Shelf:
+    """
+    An object whose method is a handler, and which notes what it was called with.
+    """
+
+    def __init__(self, taken: list[int]) -> None:
+        self.taken = taken
+
+    async def take(self, ordered: Ordered) -> None:
+        self.taken.append(ordered.number)
+
+
+@pytest.mark.parametrize("comes_first", ["weak", "drop"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"retry": fixed(attempts=2, delay=0.0)}, {"idempotency_key": "number"}],
+    ids=["plain", "retry", "key"],
+)
+def test_a_weak_handler_is_held_from_its_turn_on(comes_first: str, options: dict[str, Any]):
+    """
+    Whose object dies before its turn has missed the event; whose dies later is still called.
+    """
+    taken: list[int] = []
+    shelves = [Shelf(taken)]
+
+    async def live() -> None:
+        bus = EventBus(fanout="concurrent")
+        priority = 1 if comes_first == "weak" else -1
+        bus.subscribe(
+            Ordered, shelves[0].take, name="weak", weak=True, priority=priority, **options
+        )
+        bus.subscribe(Ordered, lambda ordered: shelves.clear(), name="drop")
+        receipt = await bus.apublish(Ordered(1))
+        assert (1 + len(taken), True) == (receipt.delivered, receipt.ok)
+        assert ["drop"] == [each.name for each in bus.subscriptions]
+        assert 1 == (await bus.apublish(Ordered(2))).delivered
+
+    run(live())
+    assert ([1] if comes_first == "weak" else []) == taken
+
+
+@pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}], ids=["plain", "key"])
 @pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
-def test_what_a_sync_handler_returns_is_part_of_it(fanout: Any):
+def test_what_a_sync_handler_returns_is_part_of_it(fanout: Any, options: dict[str, Any]):
     """
     A future, or any other awaitable, that fails in the end fails that delivery alone.
     """
@@ -305,7 +423,7 @@ def test_what_a_sync_handler_returns_is_part_of_it(fanout: Any):
         bus = EventBus(fanout=fanout)
         bus.subscribe(Ordered, promise, name="promise")
         bus.subscribe(Ordered, fulfil, name="fulfil")
-        publish = asyncio.create_task(bus.apublish(Ordered()))
+        publish = asyncio.create_task(bus.apublish(Ordered(), **options))
         await promised.wait()
         assert not publish.done()
         future.set_exception(ValueError("broken"))

@@ -21,10 +21,13 @@ SYBIL = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_every_python_block_of_a_page_runs(page: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_python_block_of_a_page_runs(
+    page: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    The blocks of one page run in order, in one namespace, as a reader would type them.
+    The blocks of one page run in order, in one namespace and one folder, as a reader types them.
     """
+    monkeypatch.chdir(tmp_path)  # the files that they make
     with caplog.at_level(logging.CRITICAL, logger="eventbus"):
         examples = list(SYBIL.parse(page).examples())
         for example in examples:

@@ -15,22 +15,42 @@ import eventbus
 from eventbus import Failure, errors
 from eventbus.errors import (
     BusClosedError,
+    ConcurrencyError,
+    DeadLetterBusyError,
     DeadLetterNotFoundError,
     DeadLettersFullError,
     DeclarationError,
+    DecodeError,
+    DuplicateEventError,
     DuplicateNameError,
+    EncodeError,
     EventBusError,
     EventBusWarning,
     GiveUp,
+    HandlerAbortedError,
     HandlerErrors,
     HandlerSignatureError,
     HandlerTimeoutError,
+    LeaseLostError,
     NotAnEventError,
+    ProjectionError,
     PublishCycleError,
+    QueueFullError,
     RetryAfter,
     RunningLoopError,
+    StoreAccessError,
+    StoreClosedError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreSchemaError,
+    SubscriptionBusyError,
     SubscriptionNotFoundError,
     SubscriptionOptionError,
+    UncommittedError,
+    UnknownEventError,
+    WouldDeadlockError,
 )
 
 FAULTS = (ValueError("no stock"), ValueError("no stock"), TimeoutError("no answer"))
@@ -56,13 +76,57 @@ EXAMPLES: dict[Exception, tuple[type[Exception], dict[str, object]]] = {
         TimeoutError,
         {"subscription": "shop.pay", "limit": 3.0},
     ),
+    HandlerAbortedError("x", subscription="shop.pay"): (
+        RuntimeError,
+        {"subscription": "shop.pay"},
+    ),
+    QueueFullError("x", subscription="shop.pay", capacity=9): (
+        RuntimeError,
+        {"subscription": "shop.pay", "capacity": 9},
+    ),
+    WouldDeadlockError("x"): (RuntimeError, {}),
+    UncommittedError("x"): (RuntimeError, {}),
     HandlerErrors("x", FAULTS, FAILURES): (ExceptionGroup, {}),
     SubscriptionNotFoundError("x", subscription="shop.pay"): (
         LookupError,
         {"subscription": "shop.pay"},
     ),
+    DeadLetterBusyError("x", letter_id="7"): (RuntimeError, {"letter_id": "7"}),
     DeadLetterNotFoundError("x", letter_id="7"): (LookupError, {"letter_id": "7"}),
     DeadLettersFullError("x"): (RuntimeError, {}),
+    EncodeError("x", event="the event", path=".total"): (
+        ValueError,
+        {"event": "the event", "path": ".total"},
+    ),
+    DecodeError("x", name="shop.paid", version=2, path=".total", reason="gone"): (
+        ValueError,
+        {"name": "shop.paid", "version": 2, "path": ".total", "reason": "gone"},
+    ),
+    UnknownEventError("x", name="shop.paid", version=2): (
+        LookupError,
+        {"name": "shop.paid", "version": 2},
+    ),
+    ConcurrencyError("x", key="A-1", expected=2, actual=3): (
+        RuntimeError,
+        {"key": "A-1", "expected": 2, "actual": 3},
+    ),
+    DuplicateEventError("x", id="7"): (ValueError, {"id": "7"}),
+    LeaseLostError("x", subscription="shop.pay", owner="me"): (
+        RuntimeError,
+        {"subscription": "shop.pay", "owner": "me"},
+    ),
+    SubscriptionBusyError("x", subscription="shop.pay", owner="me"): (
+        RuntimeError,
+        {"subscription": "shop.pay", "owner": "me"},
+    ),
+    ProjectionError("x", projection="shop.sales"): (RuntimeError, {"projection": "shop.sales"}),
+    StoreError("x", path="app.db"): (EventBusError, {"path": "app.db"}),
+    StoreAccessError("x", path="app.db"): (OSError, {"path": "app.db"}),
+    StoreClosedError("x", path="app.db"): (RuntimeError, {"path": "app.db"}),
+    StoreCorruptError("x", path="app.db"): (StoreError, {"path": "app.db"}),
+    StoreFullError("x", path="app.db"): (StoreError, {"path": "app.db"}),
+    StoreLockedError("x", path="app.db"): (TimeoutError, {"path": "app.db"}),
+    StoreSchemaError("x", path="app.db"): (StoreError, {"path": "app.db"}),
 }
 
 every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
@@ -81,7 +145,7 @@ def test_the_drawn_tree_shows_every_name():
     defined = {
         name
         for name, value in vars(errors).items()
-        if isinstance(value, type) and value.__module__ == errors.__name__
+        if isinstance(value, type) and value.__module__.startswith(errors.__name__)
     }
     assert defined == set(errors.__all__)
     assert [] == [name for name in errors.__all__ if name not in drawing]

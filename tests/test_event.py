@@ -16,6 +16,7 @@ import pytest
 
 from eventbus import DeclarationError, EventBus, NotAnEventError, event
 from eventbus._event import Declaration, declaration_of, refuse_no_event
+from stable_ids import stable
 
 T = TypeVar("T")
 
@@ -101,7 +102,7 @@ def test_an_event_keeps_its_place():
     assert __name__ == OrderPlaced.__module__
 
 
-@pytest.mark.parametrize("each", EVENTS, ids=repr)
+@pytest.mark.parametrize("each", EVENTS, ids=stable)
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
 )
@@ -210,7 +211,7 @@ def test_an_event_has_a_name_and_a_version(cls: type, name: str, version: int):
         (OrderCancelledByMistake("A-1"), "A-1"),
         (Plain(), None),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_a_key_is_declared_or_inherited(each: object, key: str | None):
     """
@@ -347,7 +348,7 @@ def test_what_attrs_refuses_is_refused():
         (OrderPlaced | OrderCancelled, "Call it: "),
         (None, "perhaps a function meant to return one has no return statement"),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_what_is_no_event_is_refused(given: object, message: str):
     """
@@ -373,7 +374,7 @@ def test_a_coroutine_is_no_event():
     forgotten.close()
 
 
-@pytest.mark.parametrize("each", [*EVENTS, Plain(), 7, "text", (1, 2), {}, len], ids=repr)
+@pytest.mark.parametrize("each", [*EVENTS, Plain(), 7, "text", (1, 2), {}, len], ids=stable)
 def test_any_instance_is_an_event(each: object):
     """
     Instances of any class may be published, declared or not.

@@ -12,6 +12,8 @@ import importlib.util
 import json
 import os
 import re
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,14 +32,16 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def run(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, folder: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """
     Run Python as a reader would; what hangs is ended.
     """
     return subprocess.run(
         [sys.executable, "-W", "error", *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment},
         capture_output=True,
         encoding="utf-8",
         timeout=100,
@@ -75,6 +79,8 @@ def test_no_example_is_left_out() -> None:
     assert {
         "fastapi_app.py",
         "github_webhooks.py",
+        "iot_stream.py",
+        "ledger.py",
         "shop.py",
         "unit_testing/shop_app.py",
         "unit_testing/test_shop_app.py",
@@ -82,6 +88,8 @@ def test_no_example_is_left_out() -> None:
     for name in (
         "fastapi_app.py",
         "github_webhooks.py",
+        "iot_stream.py",
+        "ledger.py",
         "shop.py",
         "unit_testing/test_shop_app.py",
     ):
@@ -92,16 +100,16 @@ def test_no_example_is_left_out() -> None:
 
 LED_TO = """\
   OrderPlaced
-  ├─ ✓ notification ······················ 1 attempt * ms
-  ╰─ ✓ stock ····························· 1 attempt * ms
-     ╰─ StockReserved
-        ╰─ ✓ payment ····················· 3 attempts * ms
-           ├─ ✗ attempt 1 ················ ConnectionError, again in 50 ms
-           ├─ ✗ attempt 2 ················ ConnectionError, again in 100 ms
-           ╰─ PaymentReceived
-              ╰─ ✓ invoice ··············· 1 attempt * ms
-                 ╰─ InvoiceIssued
-                    ╰─ ✓ notification ···· 1 attempt * ms
+  ├─ ✓ stock ··································· 1 attempt * ms
+  │  ╰─ StockReserved
+  │     ╰─ ✓ payment ··························· 3 attempts * ms
+  │        ├─ ✗ attempt 1 ······················ ConnectionError, again in 50 ms
+  │        ├─ ✗ attempt 2 ······················ ConnectionError, again in 100 ms
+  │        ╰─ PaymentReceived
+  │           ╰─ ✓ invoice ····················· 1 attempt * ms
+  │              ╰─ InvoiceIssued
+  │                 ╰─ ✓ notification, queued ·· 1 attempt * ms
+  ╰─ ✓ notification, queued ···················· 1 attempt * ms
 """
 
 
@@ -133,11 +141,12 @@ def test_the_shop_suppresses_a_duplicate_and_redrives_a_poison_order(shop_report
     An order sent again is a duplicate; one that cannot be served waits as a dead letter.
     """
     told = [
-        "A-1002 Grace 1 x kettle 39.90 € ✓ 2 handlers",
+        "A-1002 Grace 1 x kettle 39.90 € ✓ 1 handler, 1 queued",
         "A-1002 Grace 1 x kettle 39.90 € a duplicate: no handler called",
         "A-1003 Leo 1 x samovar 189.00 € ✗ stock",
         "A-1003 by 'stock', after 1 attempt: LookupError: the warehouse has no 'samovar'",
         "A-1003 Leo 1 x samovar 189.00 € ✓ 1 handler",
+        "queued notifications: all handled",
         "stock 4 1 0 0 1 * ms",
         "payment 4 0 2 0 0 * ms",
         "invoice 4 0 0 0 0 * ms",
@@ -154,6 +163,141 @@ def test_the_shop_does_the_same_in_every_run(shop_report: str) -> None:
     The bank fails by count and not by chance: two runs differ in times and ids alone.
     """
     assert shop_report == masked(run(EXAMPLES / "shop.py").stdout)
+
+
+# -- shop.py --store -----------------------------------------------------------------------
+
+PAID = [("A-1001", "24.80"), ("A-1002", "39.90"), ("A-1003", "189.00"), ("A-1004", "28.50")]
+
+
+def live_until(line: str, *arguments: object) -> None:
+    """
+    Start the shop, and kill it as soon as it has printed a line that begins so.
+    """
+    shop = subprocess.Popen(
+        [sys.executable, "-u", "-W", "error", str(EXAMPLES / "shop.py"), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with shop:
+        assert shop.stdout is not None
+        for printed in shop.stdout:
+            if printed.strip().startswith(line):
+                break
+        shop.kill()
+    assert 0 != shop.returncode, f"it has ended without {line!r}"
+
+
+@pytest.mark.parametrize(
+    "lines", [["A-1001"], ["A-1002", "A-1004"], ["A-1003", "A samovar", "What the world"]]
+)
+def test_a_shop_that_is_killed_goes_on_where_it_was(tmp_path: Path, lines: list[str]) -> None:
+    """
+    However often it is killed, it finishes the orders when it is started again, once each.
+    """
+    store = tmp_path / "shop.db"
+    for line in lines:
+        live_until(line, "--store", store, "--pace", 0.05)
+
+    done = run(EXAMPLES / "shop.py", "--store", store)
+
+    assert (0, "") == (done.returncode, done.stderr)
+    with closing(sqlite3.connect(store)) as db:
+        assert PAID == db.execute("SELECT * FROM payments ORDER BY order_id").fetchall()
+        invoiced = db.execute("SELECT order_id FROM invoices ORDER BY order_id").fetchall()
+        assert [(order_id,) for order_id, _ in PAID] == invoiced
+        assert [(8, 8)] == db.execute("SELECT count(*), count(DISTINCT text) FROM mails").fetchall()
+        assert [("tea", 38)] == db.execute("SELECT * FROM stock WHERE article = 'tea'").fetchall()
+
+
+def test_the_shop_has_nothing_to_do_twice(tmp_path: Path) -> None:
+    """
+    A second run on the same file finds every order there, and changes nothing.
+    """
+    store = tmp_path / "shop.db"
+    first, second = (run(EXAMPLES / "shop.py", "--store", store) for _ in range(2))
+
+    assert [0, 0] == [first.returncode, second.returncode]
+    assert (4, 0) == tuple(each.stdout.count(" stored, and") for each in (first, second))
+    assert 5 == second.stdout.count("stands in the file already")
+    world = [each.stdout.partition("What the world")[2] for each in (first, second)]
+    assert world[0] == world[1]
+
+
+# -- iot_stream.py -------------------------------------------------------------------------
+
+
+def account_of(report: str) -> dict[str, int]:
+    """
+    Read the numbers of the last report.
+    """
+    found = re.findall(r"^  (archived|dropped|left|published) +([\d,]+)", report, re.MULTILINE)
+    return {name: int(number.replace(",", "")) for name, number in found}
+
+
+def test_the_stream_accounts_for_every_reading() -> None:
+    """
+    More readings come than can be archived: all are archived, dropped or left, and counted.
+    """
+    done = run(EXAMPLES / "iot_stream.py", "--seconds=1", "--rate=3000", "--plain")
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert ["published/s", "archived/s", "depth", "lag", "dropped"] == done.stdout.split()[:5]
+    account = account_of(done.stdout)
+    published = account.pop("published")
+    assert ["archived", "dropped", "left"] == list(account)
+    assert published == sum(account.values()) > 100
+
+
+def test_the_stream_keeps_up_where_it_can() -> None:
+    """
+    With few readings and time to close in, all are archived.
+    """
+    done = run(EXAMPLES / "iot_stream.py", "--seconds=0.5", "--rate=100", "--grace=60", "--plain")
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "done and closed: all handled" in done.stdout
+    account = account_of(done.stdout)
+    assert account["published"] == account["archived"] > 0
+
+
+def test_the_stream_draws_a_table_where_rich_is_installed() -> None:
+    """
+    With rich and a terminal, the state is a table that is drawn anew.
+    """
+    pytest.importorskip("rich")
+    done = run(EXAMPLES / "iot_stream.py", "--seconds=0.8", "--rate=100", FORCE_COLOR="1")
+
+    assert (0, "") == (done.returncode, done.stderr)
+    assert "archive, queued with drop_oldest" in done.stdout
+    assert "✓ adds up" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal there ends the process at once")
+def test_the_stream_ends_at_ctrl_c(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """
+    Ctrl-C ends the stream, the bus is closed, and the account is complete.
+    """
+    stream = load("iot_stream")
+    before = signal.getsignal(signal.SIGINT)
+
+    class Interrupting:
+        def __init__(self, bus: EventBus) -> None:
+            self._gauge = stream_gauge(bus)
+
+        def read(self) -> tuple[str, ...]:
+            signal.raise_signal(signal.SIGINT)
+            return self._gauge.read()
+
+    stream_gauge, stream.Gauge = stream.Gauge, Interrupting
+    assert 0 == stream.main(["--seconds=600", "--rate=500", "--plain", "--grace=60"])
+
+    report = capsys.readouterr().out
+    assert "stopped and closed: all handled" in report
+    account = account_of(report)
+    assert account["published"] == account["archived"] > 0
+    assert before == signal.getsignal(signal.SIGINT)
 
 
 # -- github_webhooks.py --------------------------------------------------------------------

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -186,3 +187,27 @@ def test_times_are_those_of_the_clock_in_utc(bus: EventBus):
     assert datetime.fromtimestamp(clock.time(), UTC) == second.time
     assert 3_600.0 == (first.time - second.time).total_seconds()
     assert first.id < second.id
+
+
+@pytest.mark.parametrize("observers", [1, 2])
+def test_observers_that_publish_for_ever_fall_silent(
+    bus: EventBus, observers: int, caplog: pytest.LogCaptureFixture
+):
+    """
+    However many of them answer each other, the publish ends, and it is logged once.
+    """
+    told: list[Occurrence] = []
+
+    def answer(occurrence: Occurrence) -> None:
+        told.append(occurrence)
+        if isinstance(occurrence, Unhandled):
+            bus.publish(Ordered())
+
+    for _ in range(observers):
+        bus.observe(partial(answer))
+    with caplog.at_level(logging.ERROR, logger="eventbus"):
+        bus.publish(Ordered())
+        bus.publish(Ordered())
+    assert 10 < len(told) < 1_000
+    assert 1 == len(caplog.records)
+    assert "observers publish" in caplog.text

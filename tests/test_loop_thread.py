@@ -117,6 +117,27 @@ def test_runs_to_the_end(loop_thread: LoopThread):
     assert [loop_thread._name] == seen
 
 
+def test_a_thread_that_cannot_be_started_is_tried_again(
+    loop_thread: LoopThread, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Where the system is out of threads the call fails, and the next one does not wait for ever.
+    """
+    refused: list[threading.Thread] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        refused.append(thread)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            loop_thread.run(nothing)
+    loop_thread.run(nothing)
+    assert 1 == len(threads_of(loop_thread))
+    assert threads_of(loop_thread) != refused
+
+
 def test_runs_in_a_copy_of_the_context(loop_thread: LoopThread):
     """
     The coroutine sees the caller's context, and what it sets stays its own.
@@ -291,6 +312,27 @@ def test_cancelling_after_the_end_does_nothing(loop_thread: LoopThread):
     loop_thread.close()
     cancel()
     assert outcome.result(0) is None
+
+
+def test_a_call_is_made_on_the_loop_in_no_context(loop_thread: LoopThread):
+    """
+    It sees nothing of its caller's variables; once the loop is closed it is refused.
+    """
+    called: Future[tuple[str, str, bool]] = Future()
+
+    def note(loop: asyncio.AbstractEventLoop) -> None:
+        is_running = loop is asyncio.get_running_loop()
+        called.set_result((threading.current_thread().name, place.get(), is_running))
+
+    token = place.set("here")
+    try:
+        assert loop_thread.call(note)
+    finally:
+        place.reset(token)
+    assert (loop_thread._name, "nowhere", True) == called.result(PATIENCE)
+    loop_thread.close()
+    assert not loop_thread.call(note)
+    assert [] == threads_of(loop_thread)
 
 
 # -- closing

@@ -15,6 +15,7 @@ import pytest
 import eventbus
 from eventbus import DuplicateNameError, EventBus, HandlerSignatureError, Receipt, event
 from eventbus._marks import marks_in
+from stable_ids import stable
 
 Publish = Callable[[EventBus, object], Receipt]
 on: Any = eventbus.on  # what type checkers say of it stands in typing/api.py
@@ -210,7 +211,7 @@ class Slotted:
 
 
 @pytest.mark.parametrize(
-    "handler", [print, [].append, Warehouse().reserve, Slotted(), Slotted], ids=repr
+    "handler", [print, [].append, Warehouse().reserve, Slotted(), Slotted], ids=stable
 )
 def test_what_cannot_be_marked_is_refused(handler: Any):
     """
@@ -404,7 +405,7 @@ def test_an_instance_may_be_called_and_have_methods():
         (types, r"<module 'types'.* with @on\. What it only imports is included with the module"),
         (Warehouse, r"Warehouse'> has no handler .* It is a class: include an instance of it\."),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_what_has_no_marks_is_refused(holder: object, message: str):
     """

@@ -15,8 +15,9 @@ import msgspec
 import pydantic
 import pytest
 
-from eventbus import Envelope, EventBus, SubscriptionOptionError, event, exponential
+from eventbus import Envelope, EventBus, Queued, SubscriptionOptionError, event, exponential
 from eventbus._options import Options, SubscriptionOptions
+from stable_ids import stable
 
 
 @event
@@ -102,7 +103,8 @@ def test_every_option_is_checked():
     What a user may write and what comes of it have the same names.
     """
     written = set(SubscriptionOptions.__annotations__) - {"name"}
-    assert written == {field.name for field in attrs.fields(Options)}
+    kept = {field.name for field in attrs.fields(Options)} - {"ordered_by"}  # comes by delivery
+    assert written == kept
 
 
 def test_nothing_asked_for_is_nothing_done():
@@ -154,7 +156,7 @@ def test_options_are_kept_as_they_are_used():
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("prio", 3, r"there is no option 'prio'\. Known are idempotency_key, name, .*, wrap\."),
+        ("prio", 3, r"there is no option 'prio'\. Known are delivery, .*, wrap\."),
         ("name", "", r"name must be text, not ''"),
         ("name", " ", r"name must be text, not ' '"),
         ("name", 7, r"name must be text, not 7"),
@@ -191,6 +193,15 @@ def test_options_are_kept_as_they_are_used():
         ("timeout", math.nan, r"timeout is in seconds, above 0, not nan"),
         ("timeout", True, r"timeout is in seconds, above 0, not True"),
         ("timeout", "3 s", r"timeout is in seconds, above 0, not '3 s'"),
+        ("delivery", Queued, r"delivery=Queued is a class: write Queued\(\)"),
+        ("delivery", "queued", r"delivery is Inline\(\).* Queued\(.*not 'queued'"),
+        ("replayable", 1, r"replayable is True or False, not 1"),
+        ("reset", 1, r"reset is a plain callable without arguments, not 1"),
+        ("reset", print, r"reset= is for replays\. Add delivery=Durable\(\), or drop it"),
+        ("max_rate", 5, r"max_rate=5 would hold up the publisher\. Add delivery=Queued\(\)"),
+        ("max_rate", 0, r"max_rate is in calls per second, above 0, not 0"),
+        ("max_rate", math.inf, r"max_rate is in calls per second, above 0, not inf"),
+        ("max_rate", True, r"max_rate is in calls per second, above 0, not True"),
     ],
 )
 def test_what_cannot_work_is_refused(option: str, value: object, message: str):
@@ -201,6 +212,20 @@ def test_what_cannot_work_is_refused(option: str, value: object, message: str):
         made(**{option: value})
     assert (f"{__name__}.handler", option) == (refusal.value.subscription, refusal.value.option)
     assert str(refusal.value).startswith(f"{__name__}.handler: ")
+
+
+def test_what_orders_a_queue_is_checked():
+    """
+    An attribute that events of the class have not is refused where it can be known.
+    """
+    with pytest.raises(
+        SubscriptionOptionError, match=r"ordered_by='oder_id' is no attribute"
+    ) as no:
+        made(delivery=Queued(ordered_by="oder_id"))
+    assert "ordered_by" == no.value.option
+    options = made(delivery=Queued(ordered_by="order_id"), max_rate=5)
+    assert "A-1" == options.ordered_by(OrderPlaced("A-1"))
+    assert (5.0, float) == (options.max_rate, type(options.max_rate))
 
 
 def test_a_refusal_goes_by_the_given_name():
@@ -265,7 +290,7 @@ def test_any_plain_callable_is_a_filter(where: Callable[..., bool], wanted: bool
         (ByNamedTuple, ByNamedTuple("7"), "id", "7"),
         (Plain, Plain(), "id", "7"),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_a_key_is_read_from_the_event(event_type: Any, each: object, key: Any, expected: object):
     """
@@ -277,7 +302,7 @@ def test_a_key_is_read_from_the_event(event_type: Any, each: object, key: Any, e
 
 
 @pytest.mark.parametrize(
-    "event_type", [ByAttrs, ByDataclass, ByPydantic, ByMsgspec, ByNamedTuple], ids=repr
+    "event_type", [ByAttrs, ByDataclass, ByPydantic, ByMsgspec, ByNamedTuple], ids=stable
 )
 def test_a_key_that_is_no_attribute_is_refused(event_type: type):
     """

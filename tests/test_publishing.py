@@ -54,7 +54,7 @@ def publish(request: pytest.FixtureRequest) -> Publish:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"correlation": "x"}, r"no option 'correlation'. Known are correlation_id, headers"),
+        ({"correlation": "x"}, "no option 'correlation'"),
         ({"idempotency_key": 7}, "idempotency_key of A must be text, not 7"),
         ({"correlation_id": b"x"}, "correlation_id of A must be text, not b'x'"),
         ({"headers": [("a", "b")]}, "headers of A are a mapping"),

@@ -34,6 +34,7 @@ from eventbus.retry import (
     no_retry,
     schedule,
 )
+from stable_ids import stable
 
 LONGEST = 9_223_372_036  # seconds; what `time.sleep` takes
 
@@ -78,7 +79,7 @@ POLICIES = [
     fixed(attempts=2, delay=0) | exponential(attempts=9, on=(OSError, FlakyError)),
     as_policy(twice),
 ]
-every_policy = pytest.mark.parametrize("policy", POLICIES, ids=repr)
+every_policy = pytest.mark.parametrize("policy", POLICIES, ids=stable)
 
 # Each kind, with the arguments it cannot do without.
 KINDS: dict[str, Callable[..., Any]] = {
@@ -458,7 +459,7 @@ def test_what_would_never_end_is_refused(kind: str, arguments: dict[str, Any]):
         linear(attempts=None, initial=0, step=1, max_elapsed=10),
         exponential(attempts=None, initial=0, jitter="additive", spread=1, max_elapsed=10),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_a_first_delay_of_zero_may_come_to_an_end(policy: RetryPolicy):
     """
@@ -473,7 +474,7 @@ NOT_NUMBERS = ["1", None, True, [1], 1j]
 NOT_SECONDS = [-1, -0.001, math.nan, math.inf, -math.inf, LONGEST + 1, 10**400]
 
 
-@pytest.mark.parametrize("value", NOT_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NOT_NUMBERS, ids=stable)
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -858,7 +859,7 @@ def test_a_composable_must_decide():
         ),
         (fixed(delay=1, max_elapsed=8) | as_policy(twice), None, None),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_the_limits_can_be_read(policy: Any, attempts: int | None, max_elapsed: float | None):
     """
@@ -904,7 +905,7 @@ def test_policies_made_alike_are_equal():
         no_retry,
         5,
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_policies_made_differently_differ(other: object):
     """

@@ -8,14 +8,18 @@ Each runs in both colours where the colour could make a difference: ``publish`` 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from abc import ABC
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import msgspec
+import pydantic
 import pytest
 
 from eventbus import (
@@ -875,3 +879,170 @@ def test_a_policy_of_ones_own_may_end_what_retry_after_asks_for(
     publish(bus, B())
     assert [1, 2] == calls
     assert 1.0 == bus.clock.monotonic()
+
+
+@dataclass
+class ByDataclass:
+    n: int
+
+
+class ByNamedTuple(NamedTuple):
+    n: int
+
+
+class ByPydantic(pydantic.BaseModel):
+    n: int
+
+
+class ByMsgspec(msgspec.Struct):
+    n: int
+
+
+@pytest.mark.parametrize("kind", [ByDataclass, ByNamedTuple, ByPydantic, ByMsgspec])
+def test_instances_of_any_class_are_events(publish: Publish, dyed: Any, kind: Any) -> None:
+    """
+    Handled under their class's name, retried, told apart by key, and kept as dead letters.
+    """
+    bus, calls = quiet(), []
+    retry = fixed(attempts=2, delay=1)
+    bus.subscribe(kind, dyed(calls.append), name="h", idempotency_key="n", retry=retry)
+    bus.subscribe(kind, dyed(raising(ValueError("no"))), name="fails", retry=retry)
+    first, second = publish(bus, kind(n=1)), publish(bus, kind(n=1))
+    assert [kind(n=1)] == calls
+    assert (False, True) == (first.duplicate, second.duplicate)
+    assert kind.__name__ == first.envelope.name
+    assert 2 * [kind(n=1)] == [letter.event for letter in bus.dead_letters]
+
+
+def test_handlers_publish_depth_first(publish: Publish, colour: str) -> None:
+    """
+    What a handler publishes is delivered before the handler goes on, and the next is called.
+    """
+    bus, seen = quiet(), []
+
+    def note(name: str) -> Callable[[Any], None]:
+        return lambda happened: seen.append(name)
+
+    if colour == "sync":
+
+        def outer(happened: A) -> None:
+            seen.append("before")
+            bus.publish(B())
+            seen.append("after")
+
+        bus.subscribe(A, outer)
+    else:
+
+        async def aouter(happened: A) -> None:
+            seen.append("before")
+            await bus.apublish(B())
+            seen.append("after")
+
+        bus.subscribe(A, aouter)
+    bus.subscribe(A, note("next"), name="next")
+    bus.subscribe(B, note("inner"), name="inner")
+    assert publish(bus, A()).ok
+    assert ["before", "inner", "after", "next"] == seen
+
+
+def test_causation_follows_a_retry_and_a_redrive(publish: Publish, colour: str) -> None:
+    """
+    Whichever attempt publishes, and however late: the cause is the event, and so is the story.
+    """
+    bus = quiet()
+    caused: list[Envelope[Any]] = []
+    failures = 3  # both attempts of the first event, and one of the second
+
+    def work(happened: A) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise ValueError("again")
+
+    if colour == "sync":
+
+        def handle(happened: A) -> None:
+            work(happened)
+            bus.publish(B())
+
+        bus.subscribe(A, handle, name="h", retry=fixed(attempts=2, delay=60))
+    else:
+
+        async def ahandle(happened: A) -> None:
+            work(happened)
+            await bus.apublish(B())
+
+        bus.subscribe(A, ahandle, name="h", retry=fixed(attempts=2, delay=60))
+    bus.subscribe(B, lambda happened: caused.append(current_envelope()), name="note")  # type: ignore[arg-type]
+
+    buried = publish(bus, A(0), correlation_id="request 7")
+    retried = publish(bus, A(1), correlation_id="request 8")
+    [letter] = bus.dead_letters
+    assert bus.redrive(letter).ok if colour == "sync" else asyncio.run(bus.aredrive(letter)).ok
+    assert [retried.id, buried.id] == [each.causation_id for each in caused]
+    assert ["request 8", "request 7"] == [each.correlation_id for each in caused]
+
+
+def test_a_batch_has_one_correlation_and_the_same_headers(publish: Publish, colour: str) -> None:
+    """
+    What publish_many is given goes for each of its events; each has an id of its own.
+    """
+    bus = quiet()
+    options: Any = {"correlation_id": "request 7", "headers": {"tenant": "acme"}}
+    if colour == "sync":
+        receipts = bus.publish_many([A(1), B(2)], **options)
+    else:
+        receipts = asyncio.run(bus.apublish_many([A(1), B(2)], **options))
+    envelopes = [each.envelope for each in receipts]
+    assert [A(1), B(2)] == [each.event for each in envelopes]
+    assert 2 * [("request 7", {"tenant": "acme"})] == [
+        (each.correlation_id, each.headers) for each in envelopes
+    ]
+    assert 2 == len({each.id for each in envelopes})
+
+
+def test_an_observer_that_publishes_what_nobody_handles_comes_to_an_end(
+    publish: Publish,
+) -> None:
+    """
+    Told of the event it has published itself, and so on, it is cut off; the publish is fine.
+    """
+
+    def alarm(occurrence: object) -> None:
+        if isinstance(occurrence, Unhandled):
+            bus.publish(B())
+
+    bus = EventBus(observers=[alarm], clock=VirtualClock())
+    receipt = publish(bus, A())
+    assert (True, True) == (receipt.unhandled, receipt.ok)
+    assert current_envelope() is None
+
+
+def test_a_duplicate_uses_up_the_only_turn(publish: Publish, dyed: Any) -> None:
+    """
+    With once=True, and a key that an earlier subscription of the name has recorded.
+    """
+    bus, seen = quiet(), []
+    with bus.subscribe(A, dyed(seen.append), name="h", idempotency_key="n"):
+        publish(bus, A(1))
+    bus.subscribe(A, dyed(seen.append), name="h", idempotency_key="n", once=True)
+    assert publish(bus, A(1)).duplicate
+    assert publish(bus, A(2)).unhandled
+    assert [A(1)] == seen
+
+
+def test_a_duplicate_names_the_first_event_while_that_is_known(publish: Publish, dyed: Any) -> None:
+    """
+    A handler's key knows it as long as its receipt is kept, a publisher's key always.
+    """
+    bus = quiet()
+    bus.subscribe(A, dyed(lambda happened: None), name="h", idempotency_key="n")
+    kept = publish(bus, A(1))
+    assert kept.id == publish(bus, A(1)).duplicate_of
+    publish(bus, A(2))
+    gc.collect()
+    again = publish(bus, A(2))
+    assert (True, None) == (again.duplicate, again.duplicate_of)
+    first_id = publish(bus, B(), idempotency_key="k").id
+    gc.collect()
+    assert first_id == publish(bus, B(), idempotency_key="k").duplicate_of

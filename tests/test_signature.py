@@ -19,6 +19,7 @@ from typing_extensions import TypeAliasType
 import eventbus
 from eventbus import Envelope, EventBus, HandlerSignatureError, event
 from eventbus._signature import HandlerSignature, event_types_of, name_of, read_signature
+from stable_ids import stable
 
 if TYPE_CHECKING:
     from elsewhere import Stranger  # type: ignore[import-not-found]
@@ -101,7 +102,7 @@ def read(handler: Callable[..., object]) -> HandlerSignature:
         (OrderPlaced("A-1"), None),
         (typing.Literal["a"], None),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_annotations_stand_for_classes(annotation: object, expected: tuple[type, ...] | None):
     """
@@ -232,7 +233,7 @@ class Receiver(NamedTuple):
         (AsyncMock(), ()),
         (lambda placed: None, ()),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_the_first_parameter_says_the_event(
     handler: Callable[..., object], expected: tuple[type, ...]
@@ -466,7 +467,7 @@ def may_return_awaitable(placed: OrderPlaced) -> Awaitable[None] | None: ...
         ({}.update, False),
         (may_return_awaitable, False),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_the_colour_is_read_where_it_shows(handler: Callable[..., object], expected: bool):
     """
@@ -537,7 +538,7 @@ def takes_ledger(placed: OrderPlaced, ledger: list[str], envelope: Envelope) -> 
         (unknown, False, None),
         (starred, False, None),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_an_envelope_is_asked_for_by_annotation(
     handler: Callable[..., object], takes: bool, keyword: str | None
@@ -616,7 +617,7 @@ class Generating:
         (functools.partial(generator), r"is a generator function"),
         (Generating(), r"is a generator function"),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_what_cannot_be_called_with_an_event_is_refused(handler: Any, message: str):
     """
@@ -648,7 +649,7 @@ def test_what_cannot_be_called_with_an_event_is_refused(handler: Any, message: s
         (create_autospec(typed), "typed"),
         (Mock(spec=typed), "unittest.mock.Mock"),
     ],
-    ids=repr,
+    ids=stable,
 )
 def test_a_handler_has_a_default_name(handler: Callable[..., object], expected: str):
     """

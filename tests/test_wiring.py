@@ -632,3 +632,26 @@ def test_a_weak_handler_that_is_gone_is_explained_and_its_letter_waits() -> None
     assert ["✗ h: its handler was held weakly and is gone"] == [
         str(each) for each in bus.explain(A())
     ]
+
+
+def test_a_subscription_that_ends_while_its_route_is_compiled_is_not_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Cancelled between the look-up and the folding, it has no target left, and needs none.
+    """
+    seen: list[A] = []
+    with EventBus() as bus:
+        subscription = bus.subscribe(A, seen.append, name="ends")
+        bus.subscribe(A, lambda happened: None, name="stays")
+        matching = bus._registry.matching
+
+        def end_meanwhile(event_type: type) -> Any:
+            found = matching(event_type)
+            subscription.cancel()
+            return found
+
+        monkeypatch.setattr(bus._registry, "matching", end_meanwhile)
+        assert 1 == bus.publish(A()).delivered
+        assert [] == seen
+        assert ["stays"] == list(bus.stats().subscriptions)

@@ -7,9 +7,7 @@ a recorder, faults at both ends of a delivery, and failures that reach the test.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal, Self, Unpack
 
@@ -18,24 +16,23 @@ import attrs
 from eventbus._attempt import acall_of, call_of, running_loop
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
-from eventbus._envelope import Envelope, here
+from eventbus._envelope import Envelope
 from eventbus._publisher import PublishOptions
-from eventbus._receipt import Failure, Receipt, raise_failures
-from eventbus._routing import Folded, Route, miss
-from eventbus._subscription import Counters, Subscription
+from eventbus._receipt import Receipt
+from eventbus._route import Folded, Route, miss
+from eventbus._running import DrainReport
+from eventbus._subscription import Subscription
 from eventbus.dead_letter import DeadLetter, InMemoryDeadLetters
-from eventbus.errors import RunningLoopError
 from eventbus.idempotency import InMemoryIdempotencyStore
-from eventbus.instrumentation import Failed, Occurrence
+from eventbus.memory import MemoryStore
 from eventbus.testing._assertions import AssertingBus
 from eventbus.testing._faults import Faults
+from eventbus.testing._raising import collect, go_on_collecting
 from eventbus.testing._recording import BusOptions
-from eventbus.testing._reordering import Held, Release
+from eventbus.testing._rehearsed import Rehearsed
+from eventbus.testing._reordering import Held, Release, refuse_loop_for
 
 __all__ = ["TestBus"]
-
-# Where the outermost publish under way here collects what it has to raise.
-_failures: ContextVar[list[Failure] | None] = ContextVar("eventbus_testing_failures", default=None)
 
 
 class TestBus(AssertingBus):
@@ -52,6 +49,11 @@ class TestBus(AssertingBus):
             gets a receipt, as it does on the real bus. ``"raise"`` and ``"collect"``
             mean what they mean to `eventbus.EventBus`. Dead letters are always kept.
         clock: A virtual clock to share with something else.
+        threads: Queues have workers, as on the real bus, and `settle` has nothing to do.
+            By default, queued handlers run in the test's own thread or task, when it says
+            `settle` or `asettle`, drains or closes the bus, or advances the clock.
+        durable: The bus has a store, in memory, and so takes durable subscriptions. They
+            consume from `settle` on. `restart` does to it what killing the process would.
         options: See `eventbus.EventBus`.
 
     Attributes:
@@ -67,15 +69,23 @@ class TestBus(AssertingBus):
         *,
         errors: Literal["raise", "collect"] | None = None,
         clock: VirtualClock | None = None,
+        threads: bool = False,
+        durable: bool = False,
         **options: Unpack[BusOptions],
     ) -> None:
+        if durable:
+            options.setdefault("store", MemoryStore())
         self._virtual_clock = clock or VirtualClock()
+        self._workers = None if threads else 0
+        self._late = []
         options.setdefault("name", "test bus")
-        options["observers"] = (_collect, *options.get("observers", ()))
+        options["observers"] = (collect, *options.get("observers", ()))
         super().__init__(errors=errors or "collect", clock=self._virtual_clock, **options)
         self._furniture.logs_failures = errors == "collect"
+        self._furniture.logs_queued = errors is not None
         self._raises_at_last = errors is None
         self._delivers = True
+        self._virtual_clock.follow(self._keep_up)
         self.faults = Faults(self._roster, Release(self._release, self._arelease))
 
     @property
@@ -85,15 +95,33 @@ class TestBus(AssertingBus):
         """
         return self._stand_in()._virtual_clock
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = 10.0) -> DrainReport:
         """
-        Do what the real bus does, and end an idempotence check that is under way.
+        Handle what is queued, end, and end an idempotence check that is under way.
+
+        Args:
+            timeout: In seconds of the virtual clock.
 
         Raises:
+            HandlerErrors: Queued handlers failed.
             AssertionError: The check has something to report.
         """
         __tracebackhide__ = True
-        super().close()
+        report = super().close(timeout)
+        self._end_check()
+        return report
+
+    async def aclose(self, timeout: float | None = 10.0) -> DrainReport:
+        """
+        Handle what is queued, awaiting async handlers in this task, and end; see `close`.
+        """
+        __tracebackhide__ = True
+        report = await super().aclose(timeout)
+        self._end_check()
+        return report
+
+    def _end_check(self) -> None:
+        __tracebackhide__ = True
         if self._stand_in() is self and self.faults.check is not None:
             self.faults.check.end()
 
@@ -114,8 +142,10 @@ class TestBus(AssertingBus):
         await super().__aexit__(*raised)
 
     def _give_way(self, raised: tuple[object, ...]) -> None:
-        if self.faults.check is not None and any(raised):
-            self.faults.check.give_up()
+        if any(raised):
+            self._raises_at_last = False
+            if self.faults.check is not None:
+                self.faults.check.give_up()
 
     # -- standing in for another bus -----------------------------------------------------------
 
@@ -126,6 +156,7 @@ class TestBus(AssertingBus):
         *,
         errors: Literal["raise", "collect"] | None = None,
         clock: VirtualClock | None = None,
+        threads: bool = False,
         delivers: bool = True,
     ) -> Self:
         """
@@ -137,16 +168,23 @@ class TestBus(AssertingBus):
             bus: Any bus. One with ``errors="raise"`` passes that on.
             errors: See `TestBus`.
             clock: See `TestBus`.
+            threads: See `TestBus`.
             delivers: ``False``: no handler is ever called.
         """
         source = bus._stand_in()
         settings = source._settings()
         raises = settings.pop("errors") == "raise"
+        idempotency = _alike(source._furniture.idempotency, "ttl", "lease", "capacity")
+        dead_letters = _alike(source._furniture.dead_letters, "capacity", "overflow")
+        if source._store is not None:
+            settings |= {"store": MemoryStore(idempotency=idempotency), "codec": source._codec}
+            idempotency = None
         made = cls(
             errors=errors or ("raise" if raises else None),
             clock=clock,
-            idempotency=_alike(source._furniture.idempotency, "ttl", "lease", "capacity"),
-            dead_letters=_alike(source._furniture.dead_letters, "capacity", "overflow"),
+            threads=threads,
+            idempotency=idempotency,
+            dead_letters=dead_letters,
             **settings,
         )
         made._delivers = delivers
@@ -179,11 +217,15 @@ class TestBus(AssertingBus):
     def _fold(self, subscription: Subscription) -> Folded:
         folded = super()._fold(subscription)
         if not self._delivers:
-            pass_by = partial(_pass_by, subscription.counters)
+            pass_by = partial(_pass_by, subscription)
             return attrs.evolve(folded, call=pass_by, acall=pass_by)
         target = self._targets.get(subscription) or folded.call
         again = acall_of(subscription, target, self.clock)
         again_now = call_of(subscription, target, again, self._furniture.loop_thread)
+        if (queue := self._queues.get(subscription)) is not None:
+            check = partial(getattr, self.faults, "check")
+            queue.keeper = Rehearsed(queue.keeper, subscription, check, again_now, again)
+            return folded
 
         def call(event: Any) -> Any:
             if (check := self.faults.check) is None:
@@ -248,28 +290,6 @@ class TestBus(AssertingBus):
         with self._raising_at_last("what was redriven"):
             return await super().aredrive(letter)
 
-    @contextmanager
-    def _raising_at_last(self, what: str) -> Generator[None]:
-        """
-        Raise the failures of everything within, unless a handler stands around it.
-
-        A task that has outlived its handler, and a handler on a bus that is not one of
-        ours, stand alone: nobody else would hear of what fails there.
-        """
-        around = here.get().current
-        is_nested = around is not None and not around.finished and _failures.get() is not None
-        if is_nested or not self._raises_at_last:
-            yield
-            return
-        failures: list[Failure] = []
-        token = _failures.set(failures)
-        try:
-            yield
-        finally:
-            _failures.reset(token)
-        if failures:
-            raise_failures(what, failures)
-
     def _run(self, receipt: Receipt, route: Route) -> Receipt:
         return receipt if self.faults.keeps(receipt, route) else self._deliver(receipt, route)
 
@@ -290,10 +310,10 @@ class TestBus(AssertingBus):
 
     def _release(self, held: list[Held]) -> list[Receipt]:
         if running_loop() is not None:
-            _refuse_loop(held)
+            refuse_loop_for(held)
         with self._raising_at_last(f"{len(held)} events held back"):
             for each in held:
-                each.context.run(_failures.set, _failures.get())
+                go_on_collecting(each.context)
                 each.context.run(self._deliver, each.receipt, each.route)
             return self._publisher.conclude_many([each.receipt for each in held])
 
@@ -303,23 +323,14 @@ class TestBus(AssertingBus):
         loop = asyncio.get_running_loop()
         with self._raising_at_last(f"{len(held)} events held back"):
             for each in held:
-                each.context.run(_failures.set, _failures.get())
+                go_on_collecting(each.context)
                 delivering = self._adeliver(each.receipt, each.route)
                 await loop.create_task(delivering, context=each.context)
             return self._publisher.conclude_many([each.receipt for each in held])
 
 
-def _collect(occurrence: Occurrence) -> None:
-    failures = _failures.get()
-    if failures is None or not isinstance(occurrence, Failed):
-        return
-    receipt: Receipt = here.get().current
-    if "redriven" not in (receipt.options or {}):  # a redrive returns its own failure
-        failures.append(Failure(occurrence.subscription, occurrence.exception, occurrence.attempts))
-
-
-def _pass_by(counters: Counters, event: object) -> None:
-    miss(counters)
+def _pass_by(subscription: Subscription, event: object) -> None:
+    miss(subscription.counters, unqueued=int(subscription.is_queued))
 
 
 def _alike(store: Any, *measures: str) -> Any:
@@ -330,13 +341,3 @@ def _alike(store: Any, *measures: str) -> Any:
         return None
     kind = next(each for each in type(store).__mro__ if each.__module__.startswith("eventbus."))
     return kind(**{name: getattr(store, name) for name in measures})
-
-
-def _refuse_loop(held: Iterable[Held]) -> None:
-    name = next((each.route.needs_loop for each in held if each.route.needs_loop), None)
-    if name is not None:
-        raise RunningLoopError(
-            f"what is held back for {name} cannot be released in a thread with a running event "
-            f"loop. Use await faults.arelease(), or async with faults.reorder(...).",
-            subscription=name,
-        )

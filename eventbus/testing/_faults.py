@@ -16,8 +16,8 @@ from typing import Any
 
 import attrs
 
-from eventbus._receipt import Receipt
-from eventbus._routing import Route
+from eventbus._receipt import Receipt, begin
+from eventbus._route import Route
 from eventbus._subscription import Subscription
 from eventbus.testing._idempotence import IdempotenceCheck, observed, overheard
 from eventbus.testing._reordering import Release, Reordering, mark_undelivered
@@ -276,10 +276,7 @@ def _errors(with_: Callable[[str], object] | Exception, times: int) -> list[Exce
 
 
 def _redelivery(receipt: Receipt) -> Receipt:
-    again = Receipt()
-    again.event = receipt.event
-    again.route = receipt.route
-    again.parent = receipt.parent
+    again = begin(receipt.event, receipt.route, receipt.parent)
     again.depth = receipt.depth
     again.options = receipt.options
     again.sealed = receipt.envelope

@@ -17,7 +17,7 @@ import attrs
 
 from eventbus._envelope import here
 from eventbus._receipt import Receipt
-from eventbus._routing import Folded
+from eventbus._route import Folded
 from eventbus._subscription import Subscription
 from eventbus.testing._fields import name_of_type, same, shown, values_of
 

@@ -29,6 +29,7 @@ def record(
     without: Iterable[HandlerOrName] | HandlerOrName = (),
     errors: Literal["raise", "collect"] | None = None,
     clock: VirtualClock | None = None,
+    threads: bool = False,
 ) -> Generator[TestBus]:
     """
     Let a test bus stand in for *bus*, with the same handlers, until the block ends.
@@ -47,6 +48,7 @@ def record(
         without: Handlers to leave out.
         errors: See `TestBus`; a bus with ``errors="raise"`` goes on to raise.
         clock: See `TestBus`; for two buses recorded on one clock.
+        threads: See `TestBus`.
 
     Raises:
         SubscriptionNotFoundError: One of *only* or *without* is not subscribed.
@@ -57,7 +59,7 @@ def record(
     known = Roster(subscriptions)
     wanted = None if only is None else known.names(several(only))
     unwanted = known.names(several(without))
-    stand_in = TestBus.like(bus, errors=errors, clock=clock, delivers=deliver)
+    stand_in = TestBus.like(bus, errors=errors, clock=clock, threads=threads, delivers=deliver)
     for subscription in subscriptions:
         if wanted is not None and subscription.name not in wanted:
             stand_in.leave_out(subscription, "left out of this recording, by only=")

@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypedDict, Unpack
 
-from eventbus._bus import EventBus
 from eventbus._clock import Clock
 from eventbus._envelope import Envelope
-from eventbus._routing import Folded
+from eventbus._route import Folded
 from eventbus._subscription import Subscription
+from eventbus.codec import Codec
 from eventbus.dead_letter import DeadLetters
 from eventbus.idempotency import IdempotencyStore
 from eventbus.instrumentation import Duplicate, Failed, Observer, Retried
 from eventbus.retry import RetryPolicy
+from eventbus.store import Store
 from eventbus.testing._idempotence import is_rehearsing
 from eventbus.testing._recorder import RecordedDelivery, Recorder
 from eventbus.testing._roster import Roster
+from eventbus.testing._settling import SettlingBus
 
 __all__ = ["BusOptions", "RecordingBus"]
 
@@ -38,13 +40,15 @@ class BusOptions(TypedDict, total=False):
     observers: Iterable[Observer]
     idempotency: IdempotencyStore | None
     dead_letters: DeadLetters | None
+    store: Store | None
+    codec: Codec | None
     timings: bool
     envelopes: Literal["lazy", "eager"]
     max_depth: int
     name: str
 
 
-class RecordingBus(EventBus):
+class RecordingBus(SettlingBus):
     """
     The part of `TestBus` that records.
     """

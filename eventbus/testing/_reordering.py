@@ -8,15 +8,16 @@ and the receipt never claims what has not happened yet. Who delivers it is no ma
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import Context, copy_context
 
 import attrs
 
 from eventbus._receipt import Receipt
-from eventbus._routing import Route
+from eventbus._route import Route
+from eventbus.errors import RunningLoopError
 
-__all__ = ["Held", "Release", "Reordering", "mark_undelivered"]
+__all__ = ["Held", "Release", "Reordering", "mark_undelivered", "refuse_loop_for"]
 
 
 class Undelivered(Receipt):
@@ -134,3 +135,19 @@ class Reordering:
         held = self.end()
         if kind is None:
             await self._release.adeliver(held)
+
+
+def refuse_loop_for(held: Iterable[Held]) -> None:
+    """
+    Refuse to block an event loop for the async handlers of what is held back.
+
+    Raises:
+        RunningLoopError: There are some.
+    """
+    name = next((each.route.needs_loop for each in held if each.route.needs_loop), None)
+    if name is not None:
+        raise RunningLoopError(
+            f"what is held back for {name} cannot be released in a thread with a running event "
+            f"loop. Use await faults.arelease(), or async with faults.reorder(...).",
+            subscription=name,
+        )

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from . import costs, ladder, rows
+from . import costs, durable, growth, ladder, latency, queued, rows
 from .page import PEERS, described, renew, table
 from .peers import ASYNC, SYNC, version_of
 from .rows import Row
@@ -31,10 +31,11 @@ def versions() -> dict[str, str]:
     Return the version of everything that takes part, or that it is not installed.
     """
     found = {name: version_of(name) for name in ("eventbus", "attrs")}
-    for each in (*SYNC, *ASYNC, rows.STAMINA):
+    lines = (line for rivals in queued.LINES.values() for line in rivals)
+    for each in (*SYNC, *ASYNC, rows.STAMINA, *lines):
         if each.distribution:
             found[each.distribution] = each.version
-    return found
+    return {**found, **durable.versions()}
 
 
 def surroundings() -> dict[str, Any]:
@@ -64,7 +65,13 @@ def sections(options: argparse.Namespace) -> Iterator[tuple[str, Iterator[Row]]]
     Yield what was asked for: the title of each table and its rows as they come.
     """
     effort = QUICK if options.quick else FULL
+    if options.million:
+        effort = attrs.evolve(effort, stored=(*effort.stored, 1_000_000))
     yield PEERS, rows.run(effort)
+    yield "Queued: the time of one event, until the last one is handled", queued.run(effort)
+    yield "Latency under load: queued, at half of each one's own rate", latency.run(effort)
+    yield "Durable: stored in an SQLite file, delivered from it, read again", durable.run(effort)
+    yield "Durable, on files that hold ever more events", growth.run(effort)
     yield "Where the time of one publish goes, step by step", ladder.run(effort)
     yield "What costs what: one publish with it, against a plain one", costs.run(effort)
 
@@ -75,6 +82,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser("python -m tests.benchmarks", epilog=_EPILOG)
     parser.add_argument("--quick", action="store_true", help="a smoke test: numbers mean nothing")
+    parser.add_argument(
+        "--million", action="store_true", help="with a million stored events, too: takes minutes"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured")
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="renew the block of this Python in a page"

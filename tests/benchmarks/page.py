@@ -17,12 +17,14 @@ PEERS = "Against peers and limits"
 _HEAD = ("path", "against", "ours", "theirs", "ratio", "target", "")
 
 
-def show(seconds: float | None) -> str:
+def show(seconds: float | None, unit: str = "s") -> str:
     """
-    Write a time in the unit that suits it.
+    Write a time in the unit that suits it, or so many bytes.
     """
     if seconds is None:
         return "-"
+    if unit == "B":
+        return f"{seconds / 1e6:,.1f} MB"
     if seconds < 1e-5:
         return f"{seconds * 1e9:,.0f} ns"
     return f"{seconds * 1e6:,.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.1f} ms"
@@ -33,9 +35,11 @@ def cells(row: Row) -> tuple[str, ...]:
     Write a row as the cells of the table.
     """
     ratio = row.ratio
-    shown = "-" if ratio is None else f"{ratio:.3f}" if ratio < 0.1 else f"{ratio:.2f}"
+    digits = ".2f" if ratio is None or ratio >= 0.1 else ".3f" if ratio >= 0.01 else ".2g"
+    shown = "-" if ratio is None else f"{ratio:{digits}}"
     target = "" if row.target is None else f"≤ {row.target:g}"
-    return (row.race, row.rival, show(row.ours), show(row.theirs), shown, target, row.verdict)
+    times = (show(row.ours, row.unit), show(row.theirs, row.unit))
+    return (row.race, row.rival, *times, shown, target, row.verdict)
 
 
 def table(found: Sequence[Row]) -> str:

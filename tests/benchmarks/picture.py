@@ -1,5 +1,5 @@
 """
-The picture for README and docs: one publish to every contender, as multiples of ours.
+The picture for README and docs: one publish, and one queued event, as multiples of ours.
 
 Law: draws what was measured, nothing else; readable on a light page and on a dark one. The only
 file that needs matplotlib.
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+from . import queued
 from .rows import Row
 
 # One grey with a contrast of 4.3 : 1 both on white and on #0d1117, so that the ground stays clear.
@@ -22,6 +24,10 @@ _PANELS = (
     ("publish, 10 plain handlers", "publish, 10 handlers"),
     ("apublish, 1 plain async handler", "apublish, 1 async handler"),
     ("apublish, 10 plain async handlers", "apublish, 10 async handlers"),
+    (queued.THREADS, "queued, threads"),
+    (queued.ASYNCIO, "queued, asyncio"),
+    (f"{queued.THREADS}: from publish to handler, p99", "p99 under load, threads"),
+    (f"{queued.ASYNCIO}: from publish to handler, p99", "p99 under load, asyncio"),
 )
 
 
@@ -65,21 +71,21 @@ def draw(found: Sequence[Row], around: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "eventbus"  # the same numbers make the same file
     pyplot: Any = import_module("matplotlib.pyplot")
-    figure, grid = pyplot.subplots(2, 2, figsize=(9.5, 6.2), height_ratios=(10, 6))
+    figure, grid = pyplot.subplots(4, 2, figsize=(9.5, 10.0), height_ratios=(10, 6, 4, 4))
     panels = [(title, bars(found, race)) for race, title in _PANELS]
     values = [value for _, contenders in panels for _, value in contenders]
     limits = (min(values) * 0.6, max(values) * 3)  # the same in all panels; labels need room
     for axes, (title, contenders) in zip(grid.flat, panels, strict=True):
         _panel(axes, title, contenders, limits)
     figure.suptitle(
-        "Time of one publish, eventbus = 1 (logarithmic; shorter is faster)",
+        "Time of one event, eventbus = 1 (logarithmic; shorter is faster)",
         color=_INK,
         fontsize=12,
         x=0.02,
         ha="left",
     )
     figure.text(0.02, 0.01, _caption(around), color=_INK, fontsize=7)
-    figure.tight_layout(rect=(0, 0.02, 1, 0.98), w_pad=3, h_pad=2)
+    figure.tight_layout(rect=(0, 0.03, 1, 0.99), w_pad=3, h_pad=2)
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, transparent=True, dpi=150, metadata=metadata)
     pyplot.close(figure)
@@ -88,4 +94,4 @@ def draw(found: Sequence[Row], around: dict[str, Any], path: Path) -> None:
 def _caption(around: dict[str, Any]) -> str:
     versions = around["versions"].items()
     named = ", ".join(f"{name} {version}" for name, version in versions if version[:1].isdigit())
-    return f"{around['implementation']} {around['python']}: {named}"
+    return fill(f"{around['implementation']} {around['python']}: {named}", 150)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -40,8 +40,8 @@ class Row:
     """
     One line of the table.
 
-    *ours* and *theirs* are in seconds, ``None`` when there is nothing to measure. *target* is the
-    greatest ratio hoped for, ``None`` where none was set.
+    *ours* and *theirs* are in seconds unless *unit* says otherwise, ``None`` when there is nothing
+    to measure. *target* is the greatest ratio hoped for, ``None`` where none was set.
     """
 
     race: str
@@ -49,6 +49,7 @@ class Row:
     ours: float | None
     theirs: float | None
     target: float | None = None
+    unit: Literal["s", "B"] = "s"
 
     @property
     def ratio(self) -> float | None:

@@ -7,22 +7,24 @@ Law: quick, without peers, and without looking at a number that the machine deci
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from . import costs, ladder, ours, rows
+from . import costs, durable, growth, ladder, latency, ours, queued, rows
 from .__main__ import main, surroundings
 from .page import renew, table
 from .peers import ABARE, ASYNC, BARE, SYNC, Contender, Handler, plain
-from .picture import bars
+from .picture import bars, draw
+from .queued import Line
 from .rows import Race, Rival, Row, judge, lane_of, prove
 from .timing import Effort, Lane, clone, lane, measure, measure_imports
 
-TINY = Effort(span=1e-5, rounds=2, imports=1)
+TINY = Effort(span=1e-5, rounds=2, imports=1, heats=1, events=50, seconds=0.005, stored=(10, 1_010))
 
 absent = Contender(
     "absent send", "no_such_module_anywhere", "no-such-distribution", lambda _: plain
@@ -150,6 +152,108 @@ def test_every_feature_and_step_is_timed(section: Any) -> None:
     assert all(row.ratio for row in found)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(queued.OURS, queued.AOURS, durable.OURS, *durable.LINES),
+        *(line for lines in queued.LINES.values() for line in lines),
+    ],
+    ids=lambda line: f"{line.name}, {'async' if line.is_async else 'threads'}",
+)
+def test_every_queue_has_handled_all_when_its_time_ends(line: Line) -> None:
+    """
+    Every contender with a queue handles each event once, in order, before its time is taken.
+    """
+    if not line.is_installed:
+        pytest.skip(f"{line.distribution} is not installed")
+    queued.prove_line(line)
+
+
+def test_a_queue_that_does_not_wait_is_refused() -> None:
+    """
+    A contender whose wait ends before its events are handled is refused before it is timed.
+    """
+
+    @contextmanager
+    def hasty(handler: Handler) -> Iterator[queued.Opened]:
+        yield lambda event: None, lambda: None
+
+    with pytest.raises(AssertionError, match="hasty handled"):
+        queued.measure_lines([Line("hasty", "builtins", "", hasty)], TINY)
+
+
+def test_queues_are_raced_in_both_colours() -> None:
+    """
+    The rows of the two targets come first, then those with a publisher held up.
+    """
+    found = list(queued.run(TINY))
+    assert {queued.ASYNCIO: 0.6, queued.THREADS: 0.4} == {
+        row.race: row.target for row in found if row.target
+    }
+    assert {"asyncio.Queue, one worker", "queue.Queue, one worker"} == {
+        row.rival for row in found if row.target or row.race not in queued.LINES
+    }
+    assert all(row.ours for row in found)
+
+
+def test_what_is_durable_is_raced_to_the_last_line() -> None:
+    """
+    Publishing, the full cycle, replay and many publishers are timed, each with its target.
+    """
+    found = list(durable.run(TINY))
+    assert [1.8, 5.0, 0.35, 0.35, 0.1, 0.1] == [row.target for row in found if row.target]
+    assert all(row.ours and (row.theirs or row.verdict == "not installed") for row in found)
+
+
+def test_files_that_grow_are_compared_with_the_least() -> None:
+    """
+    Opening, publishing, delivering and draining are compared for each number of stored events.
+    """
+    found = list(growth.run(TINY))
+    assert ["s", "s", "s", "B"] == [row.unit for row in found]
+    assert {"10 events stored"} == {row.rival for row in found}
+    assert all("1,010 events stored" in row.race and row.ours for row in found[:-1])
+    assert "MB" in table(found)
+
+
+def test_a_million_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A million stored events are measured with, where the command line says so.
+    """
+    seen: list[Effort] = []
+
+    def run(effort: Effort) -> Iterator[Row]:
+        seen.append(effort)
+        yield Row("open", "few", 1.0, 1.0)
+
+    for section in (rows, durable, growth, ladder, latency, queued, costs):
+        monkeypatch.setattr(section, "run", run)
+    for arguments in ([], ["--million"]):
+        assert 0 == main(arguments)
+    assert {10_000, 100_000} == set(seen[0].stored)
+    assert 1_000_000 in seen[-1].stored
+
+
+def test_latency_is_measured_in_both_colours() -> None:
+    """
+    Each contender has a median and a 99th percentile, the latter never below the former.
+    """
+    found = list(latency.run(TINY))
+    assert {"p50", "p99"} == {row.race.rpartition(" ")[2] for row in found}
+    assert {row.rival for row in found} == {
+        line.name for lines in latency.RIVALS.values() for line in lines
+    }
+    assert all(row.ours for row in found)
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 2.0), (0.99, 4.0)])
+def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
+    """
+    A percentile is the least of the values that so great a share does not exceed.
+    """
+    assert value == latency.percentile([1.0, 2.0, 3.0, 4.0], share)
+
+
 def test_an_import_is_timed_in_a_fresh_interpreter(tmp_path: Path) -> None:
     """
     A module is imported from the given path, in another process.
@@ -172,6 +276,16 @@ def test_the_picture_counts_in_multiples_of_ours() -> None:
     assert [("bare loop", 0.5), ("eventbus", 1.0), ("slow", 4.0)] == bars(found, "publish")
 
 
+def test_a_picture_is_drawn_of_what_is_there(tmp_path: Path) -> None:
+    """
+    The picture is drawn from any rows, a race without any being one bar.
+    """
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "benchmarks.svg"
+    draw([Row(queued.THREADS, "queue.Queue, one worker", 2.0, 5.0)], surroundings(), path)
+    assert b"<svg" in path.read_bytes()
+
+
 def test_the_command_prints_a_table_and_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +295,8 @@ def test_the_command_prints_a_table_and_writes_json(
     found = [Row("publish", "bare loop", 2e-7, 1e-7, 1.35), Row("publish", "absent", 2e-7, None)]
     monkeypatch.setattr(rows, "run", lambda effort: iter(found))
     monkeypatch.setattr(costs, "run", lambda effort: iter(()))
-    monkeypatch.setattr(ladder, "run", lambda effort: iter(()))
+    for section in (durable, growth, ladder, latency, queued):
+        monkeypatch.setattr(section, "run", lambda effort: iter(()))
     path = tmp_path / "benchmarks.json"
     assert 0 == main(["--quick", "--json", str(path)])
     assert "| publish | bare loop | 200 ns | 100 ns | 2.00  | ≤ 1.35 | missed        |" in (

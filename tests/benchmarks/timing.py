@@ -43,16 +43,24 @@ class Effort:
     How long to look for the minimum.
 
     *span* is the length of one timed loop in seconds, *rounds* how often each lane runs it, and
-    *imports* how many fresh interpreters import a module.
+    *imports* how many fresh interpreters import a module. Queues are taken through *heats*: of so
+    many *events* where their throughput is timed, and of so many *seconds* where their latency is.
+    *stored* is how many events a file holds already: each number is compared with the first.
     """
 
     span: float = 0.001
     rounds: int = 500
     imports: int = 25
+    heats: int = 15
+    events: int = 20_000
+    seconds: float = 0.5
+    stored: tuple[int, ...] = (10_000, 100_000)
 
 
 FULL = Effort()
-QUICK = Effort(span=0.0002, rounds=7, imports=2)
+QUICK = Effort(
+    span=0.0002, rounds=7, imports=2, heats=2, events=1_000, seconds=0.05, stored=(100, 1_000)
+)
 
 
 @attrs.frozen

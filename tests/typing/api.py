@@ -39,7 +39,7 @@ from eventbus import (
     on,
     schedule,
 )
-from eventbus.instrumentation import Failed, Occurrence, Retried
+from eventbus.instrumentation import Failed, Occurrence, Replayed, Retried
 from eventbus.testing import TestBus, VirtualClock
 
 T = TypeVar("T")
@@ -416,6 +416,8 @@ def observe(occurrence: Occurrence) -> None:
             assert_type(error, Exception)
         case Retried():
             assert_type(occurrence.delay, float)
+        case Replayed():  # of many events, and so of no envelope
+            pass
         case _:
             assert_type(occurrence.envelope, Envelope[Any])
 

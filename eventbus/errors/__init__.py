@@ -18,10 +18,30 @@ pickled where what it carries can be: it may be on its way to another process.
     ├── RunningLoopError (RuntimeError)      publish() met an event loop and a coroutine
     ├── PublishCycleError (RecursionError)   handlers publish each other's events forever
     ├── HandlerTimeoutError (TimeoutError)   an attempt ran longer than its timeout
+    ├── HandlerAbortedError (RuntimeError)   a queued handler ended by no exception of its own
+    ├── QueueFullError (RuntimeError)        a subscription's queue has no room
+    ├── WouldDeadlockError (RuntimeError)    a call would wait for what it is part of
+    ├── UncommittedError (RuntimeError)      an event would be delivered before its commit
     ├── HandlerErrors (ExceptionGroup)       the failures of one publish
     ├── SubscriptionNotFoundError (LookupError)
+    ├── DeadLetterBusyError (RuntimeError)   somebody else redrives the letter
     ├── DeadLetterNotFoundError (LookupError)
-    └── DeadLettersFullError (RuntimeError)
+    ├── DeadLettersFullError (RuntimeError)
+    ├── ConcurrencyError (RuntimeError)      a stream has another version than expected
+    ├── DuplicateEventError (ValueError)     an event's id is in the log already
+    ├── EncodeError (ValueError)             an event cannot be written to a store
+    ├── DecodeError (ValueError)             a stored event cannot be read
+    │   └── UnknownEventError (LookupError)  no class is known by its name
+    ├── LeaseLostError (RuntimeError)        another owner consumes the subscription now
+    ├── SubscriptionBusyError (RuntimeError) somebody consumes the subscription
+    ├── ProjectionError (RuntimeError)       a projection's tables are not its own
+    └── StoreError                           events could not be stored or read
+        ├── StoreAccessError (OSError)       there is no such file, or it is not ours to write
+        ├── StoreClosedError (RuntimeError)  the store has been closed
+        ├── StoreCorruptError                the file is damaged, or no database
+        ├── StoreFullError                   there is no room left
+        ├── StoreLockedError (TimeoutError)  somebody else was writing all the time
+        └── StoreSchemaError                 the file was written by a newer version
 
     Raised by handlers, to overrule their retry policy:
     GiveUp, RetryAfter
@@ -35,49 +55,67 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from eventbus.errors._codec import DecodeError, EncodeError, UnknownEventError
+from eventbus.errors._letters import (
+    DeadLetterBusyError,
+    DeadLetterNotFoundError,
+    DeadLettersFullError,
+)
+from eventbus.errors._root import EventBusError, portable
+from eventbus.errors._store import (
+    ConcurrencyError,
+    DuplicateEventError,
+    LeaseLostError,
+    ProjectionError,
+    StoreAccessError,
+    StoreClosedError,
+    StoreCorruptError,
+    StoreError,
+    StoreFullError,
+    StoreLockedError,
+    StoreSchemaError,
+    SubscriptionBusyError,
+)
+
 __all__ = [
     "BusClosedError",
+    "ConcurrencyError",
+    "DeadLetterBusyError",
     "DeadLetterNotFoundError",
     "DeadLettersFullError",
     "DeclarationError",
+    "DecodeError",
+    "DuplicateEventError",
     "DuplicateNameError",
+    "EncodeError",
     "EventBusError",
     "EventBusWarning",
     "GiveUp",
+    "HandlerAbortedError",
     "HandlerErrors",
     "HandlerSignatureError",
     "HandlerTimeoutError",
+    "LeaseLostError",
     "NotAnEventError",
+    "ProjectionError",
     "PublishCycleError",
+    "QueueFullError",
     "RetryAfter",
     "RunningLoopError",
+    "StoreAccessError",
+    "StoreClosedError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "StoreLockedError",
+    "StoreSchemaError",
+    "SubscriptionBusyError",
     "SubscriptionNotFoundError",
     "SubscriptionOptionError",
+    "UncommittedError",
+    "UnknownEventError",
+    "WouldDeadlockError",
 ]
-
-
-def _portable(self: Any) -> tuple[Any, ...]:
-    """
-    Reduce an error to what it holds; by itself it would be its message's alone.
-    """
-    return _restored, (type(self), self.args, vars(self))
-
-
-def _restored(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> Exception:
-    error = cls.__new__(cls, *args)
-    error.args = args  # an `OSError` takes them in its constructor only
-    vars(error).update(state)
-    return error
-
-
-class EventBusError(Exception):
-    """
-    The root of every error this library raises.
-
-    .. versionadded:: 0.1
-    """
-
-    __reduce__ = _portable
 
 
 class DeclarationError(EventBusError, TypeError):
@@ -203,6 +241,57 @@ class HandlerTimeoutError(EventBusError, TimeoutError):
         self.limit = limit
 
 
+class HandlerAbortedError(EventBusError, RuntimeError):
+    """
+    Raised when a queued handler ended with something that is no `Exception`.
+
+    A `SystemExit` or a cancellation of its own ends the attempt, not the worker. Its
+    ``__cause__`` is what the handler raised.
+
+    Attributes:
+        subscription: The name of the subscription.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str) -> None:
+        super().__init__(message)
+        self.subscription = subscription
+
+
+class QueueFullError(EventBusError, RuntimeError):
+    """
+    Raised when a queued subscription has no room for an event and must not wait for it.
+
+    Attributes:
+        subscription: The name of the subscription.
+        capacity: How many events may wait there.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, message: str, *, subscription: str, capacity: int) -> None:
+        super().__init__(message)
+        self.subscription = subscription
+        self.capacity = capacity
+
+
+class WouldDeadlockError(EventBusError, RuntimeError):
+    """
+    Raised when a call would wait for what it is itself a part of.
+
+    .. versionadded:: 0.1
+    """
+
+
+class UncommittedError(EventBusError, RuntimeError):
+    """
+    Raised when an event would be delivered before the transaction it is part of commits.
+
+    .. versionadded:: 0.1
+    """
+
+
 class HandlerErrors(EventBusError, ExceptionGroup[Exception]):
     """
     Raised when handlers of one publish failed and the caller wants to know.
@@ -257,29 +346,6 @@ class SubscriptionNotFoundError(EventBusError, LookupError):
         self.subscription = subscription
 
 
-class DeadLetterNotFoundError(EventBusError, LookupError):
-    """
-    Raised when there is no dead letter with the given id.
-
-    Attributes:
-        letter_id: The id.
-
-    .. versionadded:: 0.1
-    """
-
-    def __init__(self, message: str, *, letter_id: str = "") -> None:
-        super().__init__(message)
-        self.letter_id = letter_id
-
-
-class DeadLettersFullError(EventBusError, RuntimeError):
-    """
-    Raised when a full dead-letter store with overflow "raise" gets another.
-
-    .. versionadded:: 0.1
-    """
-
-
 class GiveUp(Exception):
     """
     Raise it in a handler to give up now, whatever the retry policy says.
@@ -308,7 +374,7 @@ class RetryAfter(Exception):
         super().__init__(message or f"retry after {seconds:g} seconds")
         self.seconds = seconds
 
-    __reduce__ = _portable
+    __reduce__ = portable
 
 
 class EventBusWarning(UserWarning):

@@ -1,0 +1,335 @@
+"""
+The books of one durable subscription, and what the store is to be told of them next.
+
+Law: keeps account and decides on order; nothing here waits, reads, writes or calls. All of
+it belongs to one thread at a time. What is told stays in the next step until the store has
+it, so a write that fails loses nothing.
+
+The life of an entry::
+
+    fresh ──► begun ──► in hand ──► done, dead
+    (read)      ▲          │
+                │          ▼
+    pending ────┴─────── asleep (the next attempt is not due)
+    (in the store,
+     and waits for its turn, or behind a key that sleeps)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from eventbus._entry import Entry
+from eventbus.kept_letters import KeptLetter
+from eventbus.progress import Advance, Retry, Step
+
+__all__ = ["Books"]
+
+
+class Books:
+    """
+    What one consumer knows.
+
+    Args:
+        taken: How far the store has looked at the log.
+        pending: What was taken and is not finished.
+        dead_keys: The keys whose later events wait behind a letter.
+
+    Attributes:
+        position: Everything up to here has been read.
+        dead_keys: As given, and those that were added since; perhaps too many, never too few.
+        in_hand: What was begun and is not over, by offset.
+        fresh: What was read and is not in the store.
+        pendings: What is in the store, and waits for its turn; before anything fresh.
+        begin: What is to be begun with the next step.
+    """
+
+    def __init__(
+        self,
+        taken: int = 0,
+        pending: Iterable[Entry] = (),
+        dead_keys: Iterable[str] = (),
+    ) -> None:
+        self.position = self._taken = taken
+        self.dead_keys = set(dead_keys)
+        self.in_hand: dict[int, Entry] = {}
+        self.fresh: deque[Entry] = deque()
+        self.pendings: deque[Entry] = deque(pending)
+        self.begin: list[Entry] = []
+        self._alone: int | None = None  # the recovered one that is under way
+        self._asleep: dict[int, Entry] = {}
+        self._sleeping: dict[str, int] = {}
+        self._behind: dict[str, deque[Entry]] = {}
+        self._done: list[int] = []
+        self._retry: list[Retry] = []
+        self._waiting: list[int] = []
+        # Letters wait until the store has their deliveries: now, or with the step after.
+        self._dead: list[KeptLetter] = []
+        self._next_dead: list[KeptLetter] = []
+        self._hold: list[tuple[Entry, KeptLetter]] = []
+        self._next_hold: list[tuple[Entry, KeptLetter]] = []
+
+    # -- what is next --------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        """
+        Whether everything that was read is over, and the store knows it.
+        """
+        return not (
+            self.in_hand
+            or self.fresh
+            or self.pendings
+            or self._asleep
+            or self._behind
+            or self.has_news
+        )
+
+    @property
+    def has_news(self) -> bool:
+        """
+        Whether the store is to be told more than how far the log was read.
+        """
+        return bool(
+            self._done
+            or self._retry
+            or self._waiting
+            or self._dead
+            or self._next_dead
+            or self._hold
+            or self._next_hold
+            or self.begin
+        )
+
+    @property
+    def unsaved(self) -> int:
+        """
+        How much further the log was looked at than the store knows.
+        """
+        return self._looked_at() - self._taken
+
+    @property
+    def counted(self) -> int:
+        """
+        How many of those that were counted are not over.
+        """
+        under_way = [*self.in_hand.values(), *self._asleep.values(), *self.begin]
+        return self.aside + sum(each.is_counted and not each.is_over for each in under_way)
+
+    @property
+    def aside(self) -> int:
+        """
+        How many of those that were counted wait for their turn.
+        """
+        behind = [each for entries in list(self._behind.values()) for each in entries]
+        waiting = [*self.fresh, *self.pendings, *behind]
+        return sum(each.is_counted for each in waiting)
+
+    @property
+    def under_way(self) -> int:
+        """
+        How many are begun, or about to be.
+        """
+        return len(self.in_hand) + len(self.begin)
+
+    def next(self) -> Entry | None:
+        """
+        Take out what is next; ``None`` if nothing is, or it has to wait.
+
+        What was begun by a process that is gone may be what has ended it: it is handled
+        alone.
+        """
+        waits = self.pendings or self.fresh
+        if not waits or self._alone is not None:
+            return None
+        if waits[0].is_recovered:
+            if self.under_way:
+                return None
+            self._alone = waits[0].offset
+        return waits.popleft()
+
+    def is_behind(self, entry: Entry) -> bool:
+        """
+        Whether the entry has to wait behind one of its key that is asleep; it is put there.
+        """
+        key = entry.key
+        if key is None or (key not in self._sleeping and key not in self._behind):
+            return False
+        self._set_aside(entry)
+        self._behind.setdefault(key, deque()).append(entry)
+        return True
+
+    def _set_aside(self, entry: Entry) -> None:
+        # It will be read again: what waits long takes no more room than it must.
+        self._make_pending(entry)
+        entry.receipt = entry.record = None
+
+    def _make_pending(self, entry: Entry) -> None:
+        if not entry.is_pending:
+            entry.is_pending = True
+            self._waiting.append(entry.offset)
+
+    def put_to_sleep(self, entry: Entry) -> None:
+        """
+        Note that nothing of the entry's key is to be begun until it was begun itself.
+        """
+        self._leave(entry)
+        self._asleep[entry.offset] = entry
+        if entry.key is not None:
+            self._sleeping[entry.key] = entry.offset
+
+    def _leave(self, entry: Entry) -> None:
+        self.in_hand.pop(entry.offset, None)
+        if self._alone == entry.offset:
+            self._alone = None
+            entry.is_recovered = False
+
+    def _wake_up(self, entry: Entry) -> None:
+        self._asleep.pop(entry.offset, None)
+        key = entry.key
+        if key is not None and self._sleeping.get(key) == entry.offset:
+            del self._sleeping[key]
+            if behind := self._behind.pop(key, None):
+                self.pendings.extendleft(reversed(behind))
+
+    # -- what came of it -----------------------------------------------------------------------
+
+    def done(self, entry: Entry) -> None:
+        """
+        Note that an entry is finished.
+        """
+        self.finished(entry)
+        self._done.append(entry.offset)
+
+    def finished(self, entry: Entry) -> None:
+        """
+        Note that an entry is finished, and the store knows it.
+        """
+        self._leave(entry)
+        self._wake_up(entry)
+
+    def retry(self, entry: Entry, held: Iterable[Entry]) -> None:
+        """
+        Note that an attempt failed and another one follows; *held* were to come after it.
+        """
+        assert entry.due is not None
+        self._retry.append(Retry(offset=entry.offset, due=entry.due, story=entry.story))
+        self.put_to_sleep(entry)
+        for each in held:
+            self.take_back(each, behind=entry.key)
+
+    def put_back(self, entry: Entry) -> None:
+        """
+        Let an entry, just taken out, be the next one again.
+        """
+        if self._alone == entry.offset:
+            self._alone = None
+        (self.pendings if entry.is_pending else self.fresh).appendleft(entry)
+
+    def take_back(self, entry: Entry, *, behind: str | None = None) -> None:
+        """
+        Note that an entry was begun, and never handed to its handler.
+        """
+        self._leave(entry)
+        self._asleep.pop(entry.offset, None)
+        self._take_back(entry)
+        if behind is None:
+            self.pendings.append(entry)
+        else:
+            self._behind.setdefault(behind, deque()).append(entry)
+
+    def _take_back(self, entry: Entry) -> None:
+        if entry.is_begun and entry.number == 1:
+            # Finished and taken again, its attempt was never begun.
+            self._done.append(entry.offset)
+            entry.is_pending = False
+            entry.number = 0
+        entry.is_begun = entry.is_over = False
+        self._set_aside(entry)
+
+    def awake(self, entry: Entry) -> None:
+        """
+        Note that an entry goes on whose attempt was begun before it fell asleep.
+        """
+        self._wake_up(entry)
+        self.in_hand[entry.offset] = entry
+
+    def ask(self, entry: Entry) -> None:
+        """
+        Note that an entry's next attempt is to be begun, now that it is due.
+        """
+        self._wake_up(entry)
+        entry.due = None
+        self.begin.append(entry)
+
+    def put_off(self) -> None:
+        """
+        Begin nothing: what was about to be waits for its turn again.
+        """
+        begin, self.begin = self.begin, []
+        for entry in reversed(begin):
+            self.put_back(entry)
+
+    def dead(self, entry: Entry, letter: KeptLetter) -> None:
+        """
+        Note that an entry was given up on.
+        """
+        self.finished(entry)
+        if letter.holds_key and letter.record.key is not None:
+            self.dead_keys.add(letter.record.key)
+        (self._dead if self._is_in_store(entry) else self._next_dead).append(letter)
+
+    def hold(self, entry: Entry, letter: KeptLetter) -> None:
+        """
+        Note that an entry is to be kept as a letter while an earlier one holds its key.
+        """
+        self.finished(entry)
+        (self._hold if self._is_in_store(entry) else self._next_hold).append((entry, letter))
+
+    def _is_in_store(self, entry: Entry) -> bool:
+        if entry.is_pending and entry.offset not in self._waiting:
+            return True
+        self._make_pending(entry)
+        return False
+
+    # -- what the store is told ----------------------------------------------------------------
+
+    def step(self) -> Step:
+        """
+        Return what the store is to be told.
+        """
+        return Step(
+            done=tuple(self._done),
+            retry=tuple(self._retry),
+            dead=tuple(self._dead),
+            hold=tuple(letter for _, letter in self._hold),
+            taken=self._looked_at(),
+            waiting=tuple(self._waiting),
+            begin=tuple(each.offset for each in self.begin),
+        )
+
+    def _looked_at(self) -> int:
+        return self.fresh[0].offset - 1 if self.fresh else self.position
+
+    def written(self, advance: Advance) -> list[Entry]:
+        """
+        Note that the store has the step; return what was begun with it.
+        """
+        self._taken = self._looked_at()
+        begun, self.begin = self.begin, []
+        for entry in begun:
+            entry.number = advance.attempts[entry.offset]
+            entry.is_pending = entry.is_begun = True
+            self.in_hand[entry.offset] = entry
+        free = [(entry, letter) for entry, letter in self._hold if entry.offset not in advance.held]
+        self._done, self._retry, self._waiting = [], [], []
+        self._dead, self._next_dead = self._next_dead, []
+        self._hold, self._next_hold = self._next_hold, []
+        for entry, letter in reversed(free):
+            # The letter that held its key is gone: it is its turn.
+            if letter.record.key is not None:
+                self.dead_keys.discard(letter.record.key)
+            self._take_back(entry)
+            self.pendings.appendleft(entry)
+        return begun

@@ -1,0 +1,67 @@
+"""
+Whose turn a key is: the idempotency of one subscription.
+
+Law: asks the store and decides; of no colour. Who has to wait for another holder waits
+in the rooms above.
+"""
+
+from __future__ import annotations
+
+from eventbus._receipt import Receipt, ancestry
+from eventbus._verdict import Trial, Verdict, as_text
+from eventbus.idempotency import Claim
+
+__all__ = ["Claims"]
+
+
+class Claims(Verdict):
+    """
+    A verdict that first asks whether the event has been handled.
+    """
+
+    def key_of(self, event: object) -> str | None:
+        """
+        Return the event's idempotency key for this subscription, if it has one.
+        """
+        read = self.options.idempotency_key
+        return None if read is None else as_text(read(event))
+
+    def contested(self, trial: Trial) -> Claim | None:
+        """
+        Claim the trial's key; return the claim of another holder that must be waited for.
+
+        Whether the delivery goes on when there is none, `is_free` tells.
+        """
+        if (key := trial.key) is None:
+            return None
+        receipt = trial.receipt
+        store, now = self.furniture.idempotency, self.furniture.clock.monotonic()
+        claim = store.claim(self.subscription.name, key, source=receipt, now=now)
+        if claim.state == "pending" and not _is_own(claim, receipt):
+            return claim
+        if claim.state == "granted" or trial.redriven is not None:
+            trial.claim = claim  # a redrive is no duplicate, even where the key is another's
+        else:
+            self.suppressed(trial, claim)
+        return None
+
+    def is_free(self, trial: Trial) -> bool:
+        """
+        Whether the handler may be called: there is no key, or it is held.
+        """
+        return trial.key is None or trial.claim is not None
+
+    def patience(self, claim: Claim) -> float:
+        """
+        Return the seconds until the lease of another holder ends.
+        """
+        return max(0.0, claim.expires - self.furniture.clock.monotonic())
+
+
+def _is_own(claim: Claim, receipt: Receipt) -> bool:
+    """
+    Whether the delivery that holds the key is waiting for this one.
+
+    Then a nested publish with the same key would wait for what it is part of.
+    """
+    return claim.event_id in [each.id for each in ancestry(receipt.parent)]

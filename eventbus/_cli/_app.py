@@ -1,0 +1,107 @@
+"""
+Commands that need the application: its bus calls its own handlers.
+
+Law: the application is imported, asked, and closed. What it does is its own affair.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from argparse import Namespace
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+
+from eventbus._cli._dead import meant
+from eventbus._cli._output import Output, UsageError
+from eventbus.errors import EventBusError
+from eventbus.kept_letters import KeptLetter
+from eventbus.sqlite import SQLiteStore
+
+__all__ = ["redrive", "replay"]
+
+_REDRIVEN = ("id", "subscription", "name", "key", "outcome", "error")
+
+
+@contextmanager
+def _bus(text: str, store: SQLiteStore) -> Generator[Any]:
+    """
+    Import the application's bus, and close it in the end.
+
+    Raises:
+        UsageError: There is none, or it has another store.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise UsageError(f"--app is MODULE:BUS, such as shop.app:bus, not {text!r}")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        bus: Any = found if hasattr(found, "redrive") else found()
+    except Exception as error:
+        raise UsageError(f"--app {text}: {type(error).__name__}: {error}") from error
+    if not hasattr(bus, "redrive"):
+        raise UsageError(f"--app {text} is {type(bus).__qualname__}, and no bus")
+    path = getattr(getattr(bus, "store", None), "path", None)
+    if path is not None and not os.path.samefile(path, store.path):
+        raise UsageError(f"--app {text} keeps its events in {path}, not in {store.path}")
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+def redrive(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
+    """
+    Deliver dead letters again, the oldest first; each to the handler that has failed.
+    """
+    letters = meant(store, arguments)
+    rows: list[dict[str, Any]] = []
+    failed: set[tuple[str, str | None]] = set()
+    with _bus(arguments.app, store) as bus:
+        for letter in letters:
+            held = (letter.subscription, letter.record.key)
+            if letter.holds_key and held in failed:
+                rows.append(_row(letter, "held", "waits behind one that failed"))
+                continue
+            error = _redriven(bus, letter.id)
+            if error is not None:
+                failed.add(held)
+            told = None if error is None else f"{type(error).__name__}: {error}"
+            rows.append(_row(letter, "failed" if told else "delivered", told))
+    out.rows(_REDRIVEN, rows)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def _row(letter: KeptLetter, outcome: str, error: str | None) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "subscription": letter.subscription,
+        "name": letter.record.name,
+        "key": letter.record.key,
+        "outcome": outcome,
+        "error": error,
+    }
+
+
+def _redriven(bus: Any, id: str) -> Exception | None:
+    try:
+        receipt = bus.redrive(id)
+    except EventBusError as error:
+        return error
+    failed: Exception | None = next((each.exception for each in receipt.failures), None)
+    return failed
+
+
+def replay(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
+    """
+    Deliver once more what a subscription has had.
+    """
+    with _bus(arguments.app, store) as bus:
+        done = bus.replay(arguments.subscription, from_=arguments.from_, until=arguments.until)
+    out.facts(attrs.asdict(done))
+    return 1 if done.unreadable else 0

@@ -1,0 +1,113 @@
+"""
+The command that shows what led to what.
+
+Law: it tells what the store knows: events and their causes, letters, and deliveries that
+are not finished. A delivery that has succeeded leaves no trace there.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from eventbus._cli._output import Output, at, plain, told
+from eventbus._cli._reading import row_of
+from eventbus.errors import EventBusError
+from eventbus.event_log import Record
+from eventbus.kept_letters import Selection
+from eventbus.sqlite import SQLiteStore
+
+__all__ = ["trace"]
+
+Node = dict[str, Any]
+
+
+def trace(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
+    """
+    Show the causation tree of one correlation id.
+    """
+    records = store.log.correlated(arguments.id)
+    if not records and (record := store.log.get(arguments.id)) is not None:
+        records = store.log.correlated(record.correlation_id)
+    if not records:
+        raise EventBusError(f"nothing in the log has the correlation id or the id {arguments.id!r}")
+    deliveries = _deliveries(store, records)
+    for root in _tree(records, deliveries):
+        if out.is_json:
+            out.line(root)
+        else:
+            for line in _drawn(root):
+                out.text(line)
+    return 0
+
+
+def _deliveries(store: SQLiteStore, records: list[Record]) -> dict[str, list[Node]]:
+    """
+    Return by event id what became of its deliveries, as far as that is known.
+    """
+    found: dict[str, list[Node]] = defaultdict(list)
+    names = {record.name for record in records}
+    ids = {record.id for record in records}
+    for letter in store.letters.query(Selection(names=names)):
+        if letter.record.id in ids:
+            facts = {"letter_id": letter.id, "attempts": letter.attempts}
+            found[letter.record.id].append(
+                _delivery(letter.subscription, "dead", letter.failures, facts)
+            )
+    by_offset = {record.offset: record.id for record in records}
+    for position in store.progress.positions():
+        for each in store.progress.pending(position.name, after=records[0].offset - 1):
+            if each.offset in by_offset:
+                facts = {"attempts": each.attempts, "due": at(each.due)}
+                found[by_offset[each.offset]].append(
+                    _delivery(position.name, "pending", each.story, facts)
+                )
+    return found
+
+
+def _delivery(subscription: str, state: str, story: str, facts: Node) -> Node:
+    failures = [
+        {name: each.get(name) for name in ("number", "time", "error_type", "message")}
+        for each in told(story)
+    ]
+    return {"subscription": subscription, "state": state, **facts, "failures": failures}
+
+
+def _tree(records: list[Record], deliveries: dict[str, list[Node]]) -> list[Node]:
+    nodes = {
+        record.id: {**row_of(record), "deliveries": deliveries[record.id], "effects": []}
+        for record in records
+    }
+    roots: list[Node] = []
+    for record in records:
+        node, cause = nodes[record.id], nodes.get(record.causation_id or "")
+        began = records[0].time
+        node["seconds"] = round((record.time - began).total_seconds(), 6)
+        # What was pruned, or never logged, can be a cause, too: its effects are roots here.
+        (roots if cause is None else cause["effects"]).append(node)
+    return roots
+
+
+def _drawn(node: Node, first: str = "", rest: str = "") -> Iterator[str]:
+    key = "" if node["key"] is None else f"  {node['key']}"
+    title = f"{node['name']}{key}  #{node['offset']}  +{node['seconds']:.3f} s"
+    yield plain(f"{first}{title}")
+    below = [*node["deliveries"], *node["effects"]]
+    for number, each in enumerate(below, 1):
+        is_last = number == len(below)
+        branch, trunk = ("╰─ ", "   ") if is_last else ("├─ ", "│  ")
+        if "effects" in each:
+            yield from _drawn(each, rest + branch, rest + trunk)
+        else:
+            yield from _drawn_delivery(each, rest + branch, rest + trunk)
+
+
+def _drawn_delivery(each: Node, first: str, rest: str) -> Iterator[str]:
+    mark, how = ("✗", "dead letter") if each["state"] == "dead" else ("…", "not finished")
+    attempts = f"{each['attempts']} attempt{'s' * (each['attempts'] != 1)}"
+    detail = each.get("letter_id") or (f"due {each['due']}" if each["due"] else "")
+    yield plain(f"{first}{mark} {each['subscription']}: {how}, {attempts}  {detail}".rstrip())
+    for failure in each["failures"]:
+        yield plain(f"{rest}   {failure['number']}: {failure['error_type']}: {failure['message']}")

@@ -1,0 +1,314 @@
+"""
+One durable subscription, as far as it is consumed here: lease, books, log and queue.
+
+Law: a turn does all there is to do, and is taken by one thread at a time. Nobody but a
+turn writes to the store, so that a commit is shared by all that came meanwhile. A turn
+that meets a broken store says so once, loses nothing and tries again; one that has lost
+its lease forgets what it has, for it is somebody else's now.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from eventbus._books import Books
+from eventbus._entry import Entry, entry_of, readied
+from eventbus._filling import PAGE, Filling
+from eventbus._furniture import logger
+from eventbus._hearing import HELD, State, entry_of_job
+from eventbus._insight import DurableStats
+from eventbus._owner import owner
+from eventbus.errors import LeaseLostError
+from eventbus.kept_letters import KeptLetter, Selection
+from eventbus.progress import Lease, Step, Transaction
+
+__all__ = ["Consumer", "State"]
+
+_UNSAVED = 0.2  # seconds until the store learns that nothing was its business
+_LOOK = 1.0  # seconds between two looks whether a letter is gone that has stopped it
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries of a store that fails
+
+
+class Consumer(Filling):
+    """
+    Consumes one subscription, while it has the lease.
+
+    Args:
+        given, options: See `eventbus._hearing.Hearing`.
+    """
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.queue.owes = self.owes
+        self.queue.aside = lambda: self._books.aside
+        self.queue.unread_in_log = self._count_unread
+        self.queue.go_on = self.go_on
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """
+        Open a transaction for a handler, in which its progress is stored as well.
+        """
+        lease = self.lease
+        if lease is None:
+            raise LeaseLostError(
+                f"{self.name} is not consumed here, so its handler gets no connection: start the "
+                f"bus, or have the process redrive that consumes it",
+                subscription=self.name,
+                owner="",
+            )
+        return self._store.progress.transaction(lease)
+
+    def place(self) -> DurableStats:
+        """
+        Return where the subscription stands.
+        """
+        position = self._store.progress.position(self.name)
+        return DurableStats(
+            offset=position.offset,
+            lag=position.lag,
+            pending=position.pending,
+            dead=position.dead,
+            state=self.state,
+            owner=None if position.lease is None else position.lease.owner,
+        )
+
+    # -- a turn --------------------------------------------------------------------------------
+
+    def turn(self) -> bool:
+        """
+        Do what there is to do; ``False`` if that was nothing.
+        """
+        now = self._clock.monotonic()
+        if self.state == "closed" or now < self._try_at:
+            return False
+        self._is_turning = True
+        try:
+            did = self._try_to_advance(now)
+        finally:
+            self._is_turning = False
+        self.queue.settle_up()
+        if self.is_retiring and not self.owes() and not self.queue.has_jobs:
+            self.close()
+        return did
+
+    def _try_to_advance(self, now: float) -> bool:
+        try:
+            did = self._is_owner(now) and self._advance(now)
+        except LeaseLostError as error:
+            logger().warning("%s", error)
+            self._forget("standby")
+            return False
+        except Exception:
+            self._fail(now)
+            return False
+        self._recover()
+        return did
+
+    def owes(self) -> bool:
+        """
+        Whether it has something to do that it can do.
+        """
+        if self.state == "idle":
+            return self.is_started
+        if self.lease is None:
+            return False
+        if self._is_turning:
+            return True  # what is in the books may be on its way from one place to another
+        if self._told or self._books.has_news:
+            return True
+        is_behind = self.has_more or self._books.unsaved > 0 or not self._books.is_empty
+        return self.hands_out and is_behind
+
+    def _advance(self, now: float) -> bool:
+        books = self._books
+        heard = self._listen()
+        if self.state == "stopped" and not self.is_closing:
+            self._look_whether_to_go_on(now)
+        if self.hands_out and not self.queue.is_paused:
+            self._look_for_free_keys(now)
+            self._size_up(now)
+            self._read_on()
+            self._choose()
+            self._look_for_dead_end()
+        else:
+            books.put_off()
+        self._listen()  # what was given up while it was read
+        if not books.has_news and not self._has_to_save(now):
+            return heard
+        lease = self.lease
+        assert lease is not None
+        advance = self._store.progress.advance(lease, books.step())
+        if advance.held:
+            self.delivery.count_kept(len(advance.held))
+        begun = books.written(advance)
+        for entry in begun:
+            self._hand_out(entry)
+        if begun:
+            self._begun_at = now
+        return True
+
+    def _look_for_free_keys(self, now: float) -> None:
+        """
+        Take up again what waits behind letters that are gone.
+        """
+        books = self._books
+        if not books.dead_keys or now < self._look_at or books.has_news:
+            return
+        self._look_at = now + _LOOK
+        for key in sorted(books.dead_keys):
+            letters = self._store.letters.query(
+                Selection(subscription=self.name, key=key, holds_key=True)
+            )
+            if all(each.reason == HELD for each in letters) and self._claim(letters):
+                books.dead_keys.discard(key)
+                self._take_up(letters)
+
+    def _claim(self, letters: list[KeptLetter]) -> bool:
+        """
+        Whether nobody redrives one of *letters*, nor will for a moment.
+        """
+        mine, now, kept = owner(), self._clock.time(), self._store.letters
+        return all(kept.claim(each.id, owner=mine, ttl=_LOOK, now=now) for each in letters)
+
+    def _take_up(self, letters: list[KeptLetter]) -> None:
+        lease = self.lease
+        assert lease is not None
+        for letter in letters:
+            offset = letter.record.offset
+            # First this, then that: a crash in between delivers it twice, and not never.
+            self._store.progress.advance(lease, Step(waiting=(offset,)))
+            self._store.letters.remove(letter.id)
+            self._books.pendings.append(Entry(offset, is_pending=True, epoch=self._epoch))
+
+    def _has_to_save(self, now: float) -> bool:
+        if not self._books.unsaved:
+            self._unsaved_since = now
+            return False
+        is_waited_for = self._is_quiet or self.is_closing or self.queue.is_watched
+        is_idle = self._books.is_empty
+        return self._books.unsaved >= PAGE or (
+            is_idle and (is_waited_for or now - self._unsaved_since >= _UNSAVED)
+        )
+
+    def _hand_out(self, entry: Entry) -> None:
+        ring, entry.ring = entry.ring, None
+        if ring is not None:
+            ring()
+        else:
+            self.queue.offer(readied(entry, self._clock.monotonic()))
+
+    # -- the lease -----------------------------------------------------------------------------
+
+    @property
+    def lease(self) -> Lease | None:
+        """
+        The right to consume it, while this process has it.
+        """
+        return self._tenure.lease
+
+    def _is_owner(self, now: float) -> bool:
+        tenure = self._tenure
+        if tenure.lease is not None:
+            tenure.renew(now)
+            return True
+        if self.is_closing:
+            return False
+        if tenure.ask(now):
+            self._open()
+        elif tenure.is_waiting:
+            self.state = "standby"
+        return tenure.lease is not None
+
+    def _open(self) -> None:
+        store, name = self._store, self.name
+        self._begin_anew(
+            Books(
+                store.progress.position(name).taken,
+                [entry_of(each, self._epoch + 1) for each in store.progress.pending(name)],
+                store.letters.held_keys(name),
+            )
+        )
+        self._window, self.has_more = self.mode.workers, True
+        is_stopped = self.mode.on_dead_letter == "stop" and self._has_letters()
+        self.state, self.why = "stopped" if is_stopped else "consuming", None
+
+    def _has_letters(self) -> bool:
+        return self._store.letters.count(Selection(subscription=self.name)) > 0
+
+    def _look_whether_to_go_on(self, now: float) -> None:
+        """
+        Go on once the letters are gone for which the subscription has stopped.
+        """
+        if self.why is None and now >= self._look_at:
+            self._look_at = now + _LOOK
+            if not self._books.has_news and not self._has_letters():
+                self.state = "consuming"
+
+    # -- trouble, and the end ------------------------------------------------------------------
+
+    def _fail(self, now: float) -> None:
+        if not self._pause:
+            logger().exception("%s cannot reach its store; it goes on trying", self.name)
+        self._pause = min(_LONGEST_PAUSE, 2 * self._pause or _FIRST_PAUSE)
+        self._try_at = now + self._pause
+
+    def _recover(self) -> None:
+        if self._pause:
+            logger().info("%s reaches its store again", self.name)
+        self._pause = self._try_at = 0.0
+
+    def _forget(self, state: State) -> None:
+        self.queue.take_back()
+        if counted := self._books.counted:
+            self.delivery.uncount(counted)
+        self._begin_anew(Books())
+        self._tenure.lease, self.state = None, state
+
+    def _begin_anew(self, books: Books) -> None:
+        self._books = books
+        self._epoch += 1
+        self._told.clear()
+        self._dead_end = None
+
+    def go_on(self) -> None:
+        """
+        Consume again, though a letter or an unreadable event has stopped it.
+        """
+        if self.state == "stopped":
+            self.state, self.why, self.has_more = "consuming", None, True
+            self._dead_end = None
+            self._wake()
+
+    def crash(self) -> None:
+        """
+        Forget everything, and let somebody else consume.
+        """
+        self._tenure.give_back()
+        self._forget("idle")
+
+    def reraise(self) -> None:
+        """
+        Raise, once, what has stopped the subscription.
+        """
+        if (error := self.why) is not None and not self._is_raised:
+            self._is_raised = True
+            raise error
+
+    def stop_handing_out(self) -> None:
+        """
+        Let what is in hand be the last.
+        """
+        self.is_closing = True
+        for job in self.queue.take_back():
+            self.back(entry_of_job(job))
+
+    def close(self) -> None:
+        """
+        Write down what is known, and give the lease back. Nobody takes a turn any more.
+        """
+        self._try_at, self.is_retiring = 0.0, False
+        if self.lease is not None:
+            self.turn()
+        self._tenure.give_back()
+        self._forget("closed")

@@ -1,0 +1,359 @@
+"""
+One logged event to its handler: what a worker performs, and what the consumer is told.
+
+Law: as `_keeping`, whose workers and policies it shares. What becomes of an event is told
+to the consumer, which writes it down; a handler that asks for a connection writes it down
+itself, in the transaction that it is lent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, cast
+
+from eventbus._consumer import Consumer
+from eventbus._entry import Entry, LoggedReceipt
+from eventbus._envelope import here
+from eventbus._furniture import Furniture, logger
+from eventbus._hearing import HELD
+from eventbus._job import Job, Later, Worker
+from eventbus._keeping import QueuedDelivery
+from eventbus._route import Folded
+from eventbus._stored_letters import failures_to_json
+from eventbus._subscription import Subscription
+from eventbus._verdict import Trial
+from eventbus.dead_letter import DeadLetter, Reason
+from eventbus.errors import LeaseLostError, StoreError
+from eventbus.idempotency import Claim
+from eventbus.kept_letters import KeptLetter
+from eventbus.progress import Step, Transaction
+
+if TYPE_CHECKING:
+    from eventbus._receipt import Receipt
+
+__all__ = ["DurableDelivery"]
+
+AnyCall = Callable[[Any], Any]
+
+# Seconds until a handler is called again whose writes the store did not take.
+_PAUSE = 0.1
+
+
+class DurableDelivery(QueuedDelivery):
+    """
+    A durable subscription, folded: what its workers do.
+
+    Args:
+        subscription: The subscription.
+        furniture: What to work with.
+        target: Called with the event: the handler inside its ``wrap`` hooks.
+        consumer: What is told.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        furniture: Furniture,
+        target: Callable[[Any], Any],
+        consumer: Consumer,
+    ) -> None:
+        super().__init__(subscription, furniture, target, consumer.queue)
+        self.consumer = consumer
+        if subscription.signature.connection_keyword is not None:
+            self._call = self._transacted(self._call)
+            self._acall = self._atransacted(self._acall)
+
+    def fold(self) -> Folded:
+        """
+        Begin to keep the queue. No publish calls what is returned: events come by the log.
+        """
+        self.queue.keeper = self
+        self.consumer.delivery = self
+        return Folded(self.deliver, self.adeliver, self._settle, self.fail)
+
+    # -- a handler that asks for a connection: the twins ---------------------------------------
+
+    def _transacted(self, call: AnyCall) -> AnyCall:
+        def transacted(event: Any) -> None:
+            receipt = here.get().current
+            with self._transaction(receipt):
+                if (result := call(event)) is not None:
+                    self._settle(result)
+            if (afterwards := receipt.afterwards) is not None:
+                with self._unheard():
+                    afterwards.publish()
+
+        return transacted
+
+    def _atransacted(self, call: AnyCall) -> AnyCall:
+        async def transacted(event: Any) -> None:
+            receipt = here.get().current
+            with self._transaction(receipt):
+                if isawaitable(result := call(event)):
+                    await result
+            if (afterwards := receipt.afterwards) is not None:
+                with self._unheard():
+                    await afterwards.apublish()
+
+        return transacted
+
+    @contextmanager
+    def _transaction(self, receipt: Receipt) -> Generator[None]:
+        """
+        Lend a connection; commit what is written with it together with the progress.
+        """
+        entry = receipt.entry if isinstance(receipt, LoggedReceipt) else None
+        is_the_handlers = False
+        try:
+            with self.consumer.transaction() as transaction:
+                receipt.connection = transaction.connection
+                try:
+                    yield
+                except BaseException:
+                    is_the_handlers = True
+                    raise
+                if entry is not None:
+                    transaction.advance(Step(done=(entry.offset,)))
+                    self._complete_in(transaction, entry)
+        except BaseException as error:
+            if entry is not None and isinstance(error, StoreError | LeaseLostError):
+                entry.is_unstored = not is_the_handlers
+            if receipt.afterwards is not None:
+                receipt.afterwards.drop()
+            raise
+        finally:
+            receipt.connection = None
+        if entry is not None:
+            entry.is_stored = True
+
+    @contextmanager
+    def _unheard(self) -> Generator[None]:
+        """
+        Log what is raised after the commit: it is no failure of the handler any more.
+        """
+        try:
+            yield
+        except Exception:
+            logger().exception("what %s has published, in its transaction, failed", self.name)
+
+    def _complete_in(self, transaction: Transaction, entry: Entry) -> None:
+        trial = entry.trial
+        if trial is not None and trial.claim is not None:
+            transaction.idempotency.complete(trial.claim, now=self.furniture.clock.monotonic())
+            trial.claim = None
+
+    # -- what comes before a call, and after it ------------------------------------------------
+
+    def _admitted(self, job: Job, worker: Worker) -> Trial | Later | None:
+        entry, consumer = _entry(job.receipt), self.consumer
+        if not consumer.hands_out:
+            consumer.back(entry)
+            return None
+        if consumer.holds_back(entry):
+            consumer.hold(entry, self.held_letter(job.receipt))
+            return None
+        if not entry.is_begun:
+            return self._begin(job, entry)
+        trial = job.trial
+        if trial is not None:
+            trial.number = entry.number
+        admitted = super()._admitted(job, worker)
+        if isinstance(admitted, Later):
+            entry.is_asleep = True
+            consumer.asleep(entry)
+        elif admitted is None:
+            if not entry.is_over:
+                consumer.done(entry)
+        else:
+            if entry.is_asleep:
+                entry.is_asleep = False
+                consumer.awake(entry)
+            self._look_back(admitted)
+            entry.trial, entry.is_unstored = admitted, False
+        return admitted
+
+    def contested(self, trial: Trial) -> Claim | None:
+        """
+        Claim the trial's key, also from the very delivery that was begun before a crash.
+
+        Whoever had begun it has lost the subscription, and with it the right to handle it.
+        """
+        claim, receipt = super().contested(trial), trial.receipt
+        if claim is None or claim.event_id != receipt.id or trial.key is None:
+            return claim
+        store = self.furniture.idempotency
+        # At the moment its lease ends, the key is free: that moment is now.
+        mine = store.claim(self.name, trial.key, source=receipt, now=claim.expires)
+        if mine.state != "granted":
+            return claim
+        store.renew(mine, now=self.furniture.clock.monotonic())
+        trial.claim = mine
+        return None
+
+    def _begin(self, job: Job, entry: Entry) -> Later:
+        """
+        Have the next attempt begun when it is due; the store counts it before the call.
+        """
+        trial = job.trial or Trial(job.receipt, is_queued=True)
+        if (seconds := self.consumer.wait_for(entry)) > 0:
+            return Later(trial, seconds)
+        return Later(trial, math.inf, partial(self.consumer.ask, entry))
+
+    def _look_back(self, trial: Trial) -> None:
+        """
+        Count from the first attempt, though it was made by another process.
+        """
+        if trial.stories:
+            clock = self.furniture.clock
+            elapsed = clock.time() - trial.stories[0].time.timestamp()
+            trial.began = min(trial.began, clock.monotonic() - max(0.0, elapsed))
+
+    def _went_well(self, trial: Trial | None, began: float, worker: Worker) -> None:
+        assert trial is not None
+        super()._went_well(trial, began, worker)
+        entry = _entry(trial.receipt)
+        (self.consumer.finished if entry.is_stored else self.consumer.done)(entry)
+
+    def _went_wrong(
+        self, trial: Trial | None, failure: BaseException, job: Job, worker: Worker
+    ) -> Later | None:
+        if trial is not None and _entry(job.receipt).is_unstored:
+            # It is the store that failed, and no attempt of the handler.
+            logger().warning(
+                "%s could not be committed, and is called again: %s", self.name, failure
+            )
+            return Later(trial, _PAUSE)
+        later = super()._went_wrong(trial, failure, job, worker)
+        if later is not None:
+            story = failures_to_json(later.trial.stories)
+            self.consumer.retry(_entry(job.receipt), later.delay, story)
+        return later
+
+    # -- what is given up on -------------------------------------------------------------------
+
+    def _keep(self, trial: Trial) -> DeadLetter | None:
+        receipt = trial.receipt
+        if not isinstance(receipt, LoggedReceipt):  # a redrive, whose letter is kept already
+            return super()._keep(trial)
+        letter = self._kept(trial, _reason(receipt))
+        self.consumer.dead(receipt.entry, letter)
+        self.counters.dead_lettered += 1
+        return cast(DeadLetter, letter)  # of which its caller wants what both have
+
+    def _kept(self, trial: Trial, reason: str) -> KeptLetter:
+        record, stories = _entry(trial.receipt).record, trial.stories
+        assert record is not None
+        now = self.furniture.now()
+        return KeptLetter(
+            id=self.furniture.clock.new_id(),
+            subscription=self.name,
+            record=record,
+            reason=reason,
+            attempts=trial.total,
+            failures=failures_to_json(stories),
+            error_type=stories[-1].error_type if stories else "",
+            first_failure=stories[0].time if stories else now,
+            last_failure=stories[-1].time if stories else now,
+            idempotency_key=trial.key,
+            holds_key=self.consumer.mode.on_dead_letter == "hold_key" and record.key is not None,
+        )
+
+    def held_letter(self, receipt: Receipt) -> KeptLetter:
+        """
+        Return the letter of an event that waits behind another letter.
+        """
+        return self._kept(Trial(receipt, number=0, is_queued=True), HELD)
+
+    def count_kept(self, number: int) -> None:
+        """
+        Count those that were kept so.
+        """
+        self.counters.failed += number
+        self.counters.dead_lettered += number
+
+    def uncount(self, number: int) -> None:
+        """
+        Count those no more that came its way and went back to the log.
+        """
+        self.counters.routed -= number
+
+    def refuse(self, receipt: Receipt, error: Exception) -> None:
+        """
+        Give up an event that never came to its handler.
+        """
+        token = here.set(receipt)  # what is seen of it is seen as in its handler
+        try:
+            self.bury(Trial(receipt, number=0, is_queued=True), error)
+        finally:
+            here.reset(token)
+
+    def unreadable(self, receipt: LoggedReceipt, error: Exception) -> None:
+        """
+        Give an event up that cannot be read.
+        """
+        receipt.options = {"reason": "unreadable"}
+        self._count(receipt)
+        self.refuse(receipt, error)
+
+    def write_off(self, job: Job, reason: Reason, *, is_in_hand: bool = False) -> None:
+        """
+        Leave what is not handled in the log: it is not lost with the queue.
+
+        But what has cost several workers their lives is given up.
+        """
+        trial = job.trial
+        assert trial is not None
+        self.let_go(trial)
+        if self.consumer.hands_out:
+            self.consumer.dead(_entry(job.receipt), self._kept(trial, reason))
+            self.counters.dead_lettered += 1
+
+    # -- what the reader asks ------------------------------------------------------------------
+
+    def is_met(self, receipt: LoggedReceipt) -> bool:
+        """
+        Whether the filter lets the event pass; one that raises gives the event up.
+        """
+        self._count(receipt)
+        where = self.options.where
+        if where is None:
+            return True
+        try:
+            is_met = bool(where(receipt.event))
+        except Exception as error:
+            self.refuse(receipt, error)
+            return False
+        self.counters.missed += not is_met
+        return is_met
+
+    def _count(self, receipt: LoggedReceipt) -> None:
+        self.counters.routed += not receipt.entry.is_counted
+        receipt.entry.is_counted = True
+
+    def order_of(self, receipt: LoggedReceipt) -> str | None:
+        """
+        Return what orders the event; what raises gives the event up.
+        """
+        read = self.options.ordered_by
+        if read is None:
+            record = receipt.entry.record
+            return None if record is None else record.key
+        try:
+            key = read(receipt.event)
+        except Exception as error:
+            self.refuse(receipt, error)
+            return None
+        return None if key is None else str(key)
+
+
+def _entry(receipt: Receipt) -> Entry:
+    assert isinstance(receipt, LoggedReceipt)
+    return receipt.entry
+
+
+def _reason(receipt: Receipt) -> str:
+    return str((receipt.options or {}).get("reason", "failed"))

@@ -1,0 +1,330 @@
+"""
+How events come into a queue, and what happens to one more than it has room for.
+
+Law: runs in the publisher's thread or task, and is all of a queued delivery that the
+publisher sees. The only wait is for room, with ``overflow="block"``; it ends when the
+queue is closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
+from typing import Any, cast
+
+from eventbus._attempt import running_loop
+from eventbus._envelope import here
+from eventbus._furniture import logger
+from eventbus._job import Job, Relief, Worker
+from eventbus._queue import Queue
+from eventbus._receipt import Receipt, ancestry
+from eventbus.errors import BusClosedError, QueueFullError
+
+__all__ = ["Intake", "call_soon"]
+
+_here = here.get
+_new = cast("Any", tuple).__new__
+
+
+class Intake(Queue):
+    """
+    A queue as its publishers see it.
+
+    Args:
+        given, options: See `Queue`.
+        read_key: Reads from an event what orders it; by default its declared key.
+
+    Attributes:
+        relief: Makes room while a publisher waits for it, where there are no workers.
+    """
+
+    def __init__(
+        self, *given: Any, read_key: Callable[[Any], object] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*given, **options)
+        self.relief: Relief | None = None
+        self._read_key = read_key
+        _alive.add(self)
+
+    def lost_with_the_process(self) -> int:
+        """
+        Return how many events are nowhere but here.
+        """
+        return self.depth().pending
+
+    @property
+    def unread(self) -> int:
+        """
+        How many events it has not been told of; only a log knows of such.
+        """
+        return 0
+
+    # The twins repeat each other: a call of a function in common would cost a tenth.
+
+    def put(self, event: Any) -> None:
+        """
+        Accept an event, in `publish`; where there is no room, do as the mode says.
+        """
+        receipt = _here().current
+        if self._read_key is None and receipt.route.declaration.key is None:
+            job: Job = _new(Job, (event, receipt, copy_context(), self._now(), None, None, 0))
+            # Of publishers that come at the same moment, each may find the last place free.
+            if len(self.ready) + self._backlog.aside < self._capacity:
+                self.ready.append(job)
+                if self.wants and not self.attend(job):
+                    self._refuse_closed(job)
+                return None
+            return self._overflow(job)
+        ordered = self._job(event, receipt)
+        if ordered is not None and not self.offer(ordered):
+            self._overflow(ordered)
+        return None
+
+    def aput(self, event: Any) -> Any:
+        """
+        Accept an event, in `apublish`; where something is returned, it is to be awaited.
+        """
+        receipt = _here().current
+        if self._read_key is None and receipt.route.declaration.key is None:
+            job: Job = _new(Job, (event, receipt, copy_context(), self._now(), None, None, 0))
+            if len(self.ready) + self._backlog.aside < self._capacity:
+                self.ready.append(job)
+                if self.wants and not self.attend(job):
+                    self._refuse_closed(job)
+                return None
+            return self._aoverflow(job)
+        ordered = self._job(event, receipt)
+        if ordered is None or self.offer(ordered):
+            return None
+        return self._aoverflow(ordered)
+
+    def _job(self, event: Any, receipt: Receipt) -> Job | None:
+        """
+        Return the job of an event; ``None``, and a refusal, if what reads its key raises.
+        """
+        try:
+            read = self._read_key or receipt.route.declaration.key
+            key = None if read is None else read(event)
+        except Exception as error:
+            self.keeper.refuse(receipt, error)
+            return None
+        key = None if key is None else str(key)
+        return Job(event, receipt, copy_context(), self._now(), key, None)
+
+    # -- no room -------------------------------------------------------------------------------
+
+    def _overflow(self, job: Job) -> None:
+        match self._mode.overflow:
+            case _ if self._is_sealed:
+                self._refuse_closed(job)
+            case "block":
+                self._wait_for_room(job)
+            case "raise":
+                self._refuse_full(job, "Let it take more (capacity=), or handle faster (workers=).")
+            case "drop_newest":
+                self._drop(job)
+            case _:  # drop_oldest
+                self._push_in(job)
+
+    def _aoverflow(self, job: Job) -> Any:
+        if self._mode.overflow == "block":
+            return self._awaiting_room(job)
+        return self._overflow(job)
+
+    def _push_in(self, job: Job) -> None:
+        with self._lock:
+            dropped: list[Job] = []
+            # More than one where publishers that came at the same moment have overfilled it.
+            while self._is_full and not self._is_sealed:
+                if (oldest := self._backlog.take_oldest()) is None:
+                    break  # all there is waits for its next attempt
+                dropped.append(oldest)
+            is_in = not self._is_full
+            starts = is_in and self._take_in(job)
+        if starts:
+            self._start(self)
+        for each in dropped:
+            self._drop(each)
+        if not is_in:
+            self._refuse_closed(job) if self._is_sealed else self._drop(job)
+
+    def _drop(self, job: Job) -> None:
+        with self._lock:
+            self._dropped += 1
+        self.keeper.write_off(job, "dropped")
+
+    def _refuse_full(self, job: Job, cure: str) -> None:
+        self.keeper.refuse(
+            job.receipt,
+            QueueFullError(
+                f"the queue of {self.name} is full with {self._mode.capacity} events and takes no "
+                f"{type(job.event).__qualname__}. {cure}",
+                subscription=self.name,
+                capacity=self._mode.capacity,
+            ),
+        )
+
+    def _refuse_closed(self, job: Job) -> None:
+        self.keeper.refuse(
+            job.receipt,
+            BusClosedError(
+                f"the bus was closed before {self.name} could accept {type(job.event).__qualname__}"
+            ),
+        )
+
+    # -- waiting for room: the twins -----------------------------------------------------------
+
+    def _wait_for_room(self, job: Job) -> None:
+        own, is_late = self._whose(job, threading.current_thread()), False
+        while not self.offer(job):
+            if self.relief is not None and self.relief.relieve(self):
+                continue
+            if (why := self._why_not_wait(own, awaits=False)) is not None:
+                return self._refuse(job, why)
+            turn = threading.Lock()
+            turn.acquire()
+            with self._queueing_up(turn.release, own, is_late=is_late) as must_wait:
+                if must_wait:
+                    turn.acquire()
+            is_late = True
+
+    async def _awaiting_room(self, job: Job) -> None:
+        import asyncio  # late: whoever awaits has it loaded already
+
+        loop = asyncio.get_running_loop()
+        own, is_late = self._whose(job, asyncio.current_task()), False
+        while not self.offer(job):
+            if self.relief is not None and await self.relief.arelieve(self):
+                continue
+            if (why := self._why_not_wait(own, awaits=True)) is not None:
+                return self._refuse(job, why)
+            room = asyncio.Event()
+            turn = partial(call_soon, loop, room.set)
+            with self._queueing_up(turn, own, is_late=is_late) as must_wait:
+                if must_wait:
+                    await room.wait()
+            is_late = True
+
+    @contextmanager
+    def _queueing_up(
+        self, turn: Callable[[], None], own: Worker | None, *, is_late: bool
+    ) -> Generator[bool]:
+        """
+        Have *turn* called when there is room, unless there is already.
+
+        Who finds that somebody was quicker comes back to the head of those who wait. Who is
+        interrupted leaves them; if his turn had come, he passes it on.
+        """
+        with self._lock:
+            (self._blocked.appendleft if is_late else self._blocked.append)(turn)
+            self._flag()
+            # A worker that takes a job from here on sees that somebody waits.
+            must_wait = self._is_full and not self._is_sealed and not self._is_entangled(own)
+            if not must_wait:
+                self._blocked.remove(turn)
+            elif own is not None:
+                own.waits_for_room = True
+        try:
+            yield must_wait
+        except BaseException:
+            self._leave(turn)
+            raise
+        finally:
+            if own is not None:
+                own.waits_for_room = False
+
+    def _leave(self, turn: Callable[[], None]) -> None:
+        with self._lock:
+            calls: list[Callable[[], None]] = []
+            if turn in self._blocked:
+                self._blocked.remove(turn)
+            else:
+                calls = self._news()
+            self._flag()
+        for call in calls:
+            call()
+
+    def _whose(self, job: Job, who: object) -> Worker | None:
+        """
+        Return the worker of this queue whose handler published *job*, if one did.
+        """
+        causes = list(ancestry(job.receipt.parent))
+        for worker, in_hand in self.staff.in_hand().items():
+            if worker.who is who or in_hand.receipt in causes:
+                return worker
+        return None
+
+    def _is_entangled(self, own: Worker | None) -> bool:
+        """
+        Whether all workers would wait for room here, which none of them could then make.
+        """
+        waiting = sum(each.waits_for_room for each in self.staff if each is not own)
+        return own is not None and waiting + 1 >= max(self.limit, 1)
+
+    def _why_not_wait(self, own: Worker | None, *, awaits: bool) -> str | None:
+        if self._is_sealed:
+            return ""
+        if self._is_entangled(own):
+            return "Its own handlers published it, and would wait for themselves."
+        if self.limit == 0:
+            return "Nobody handles any meanwhile: let it take more (capacity=), or settle first."
+        if not awaits and running_loop() is not None:
+            return (
+                "publish() in a thread with a running event loop cannot wait for room: use "
+                "await bus.apublish(...)."
+            )
+        return None
+
+    def _refuse(self, job: Job, why: str) -> None:
+        if self._is_sealed:
+            self._refuse_closed(job)
+        else:
+            self._refuse_full(job, why)
+
+
+def call_soon(loop: Any, call: Callable[[], None]) -> None:
+    """
+    Have *call* called in the loop, from any thread, unless it is closed.
+    """
+    with suppress(RuntimeError):  # the loop is closed, and nobody waits on it
+        loop.call_soon_threadsafe(call)
+
+
+# -- the end of the process, and its doubling --------------------------------------------------
+
+# Weakly, and only to be asked at the end of the process or in a forked child.
+_alive: weakref.WeakSet[Intake] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """
+    Leave to the parent what it has accepted: its workers are not in this process.
+    """
+    for queue in list(_alive):
+        queue.empty()
+
+
+def _at_exit() -> None:
+    """
+    Say what is lost with the process, for nobody closed the bus.
+    """
+    for queue in list(_alive):
+        if pending := queue.lost_with_the_process():
+            logger().warning(
+                "the process ends with %d event%s of %s not handled: close() or drain() the bus "
+                "before it does",
+                pending,
+                "" if pending == 1 else "s",
+                queue.name,
+            )
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - missing on Windows only
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

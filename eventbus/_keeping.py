@@ -1,0 +1,289 @@
+"""
+One queued event to its handler: what a worker performs, and what becomes of the rest.
+
+Law: as `_delivery`, with which it shares the policies, but it never waits: what is due
+later goes back to the queue. `perform` and `aperform` are twins.
+
+The publish is over by then: its receipt is not written on. What becomes of the event
+is in the stats, the dead letters and the log, and observers are told.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from inspect import isawaitable
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, cast
+
+from eventbus._attempt import running_loop
+from eventbus._delivery import Delivery
+from eventbus._envelope import here
+from eventbus._furniture import Furniture
+from eventbus._intake import Intake
+from eventbus._job import Job, Later, Worker
+from eventbus._receipt import Receipt
+from eventbus._route import Folded, miss
+from eventbus._subscription import Subscription
+from eventbus._verdict import Trial
+from eventbus._write_off import write_off
+from eventbus.dead_letter import Reason
+from eventbus.errors import BusClosedError, HandlerAbortedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
+
+__all__ = ["QueuedDelivery"]
+
+_here = here.get
+
+
+class QueuedDelivery(Delivery):
+    """
+    A queued subscription, folded: what a dispatch calls, and what its workers do.
+
+    Args:
+        subscription: The subscription.
+        furniture: What to work with.
+        target: Called with the event: the handler inside its ``wrap`` hooks.
+        queue: Where its events wait.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        furniture: Furniture,
+        target: Callable[[Any], Any],
+        queue: Intake,
+    ) -> None:
+        super().__init__(subscription, furniture, target)
+        self.queue = queue
+        self._asks = (
+            self.options.idempotency_key is not None
+            or self.options.weak
+            or self.policy is not None
+            or furniture.timings
+        )
+        # On a worker of ours, whatever a handler raises ends the attempt alone. Where
+        # somebody else lends his own thread, as a test does, the rest is his.
+        self._caught = BaseException if queue.limit else Exception
+
+    def fold(self) -> Folded:
+        """
+        Return what a dispatch calls for this subscription: the way into the queue.
+        """
+        self.queue.keeper = self
+        return super().fold()
+
+    def _policed(self) -> tuple[Any, Any]:
+        return self.queue.put, self.queue.aput
+
+    # -- one job: the twins ------------------------------------------------------------------
+
+    def perform(self, job: Job, worker: Worker) -> Later | None:
+        """
+        Handle a job in this thread; return what is still to do about it.
+        """
+        trial, began, receipt = None, 0.0, job.receipt
+        if _here() is not receipt:
+            here.set(receipt)
+        if receipt.sealed is None:
+            receipt.since = job.since  # an envelope made from here on tells of the publish
+        # Observers may have come since this was folded.
+        if self._asks or job.trial is not None or self.furniture.observers:
+            admitted = self._admitted(job, worker)
+            if not isinstance(admitted, Trial):
+                return admitted
+            trial, began = admitted, self.furniture.clock.monotonic()
+        try:
+            if (result := self._call(job.event)) is not None:
+                self._settle(result)
+        except self._caught as error:
+            failure = error
+        else:
+            if trial is not None:
+                self._went_well(trial, began, worker)
+            return None
+        return self._went_wrong(trial, failure, job, worker)
+
+    async def aperform(self, job: Job, worker: Worker) -> Later | None:
+        """
+        Handle a job in this task; return what is still to do about it.
+        """
+        rest = self.begin(job, worker)
+        return rest if rest is None or isinstance(rest, Later) else await rest
+
+    def begin(self, job: Job, worker: Worker) -> Coroutine[Any, Any, Later | None] | Later | None:
+        """
+        Begin with what `aperform` does; return the rest of it, or what it would return.
+
+        A handler that comes to its end without a wait is spared a coroutine around it.
+        """
+        trial, began, receipt = None, 0.0, job.receipt
+        if _here() is not receipt:
+            here.set(receipt)
+        if receipt.sealed is None:
+            receipt.since = job.since  # an envelope made from here on tells of the publish
+        if self._asks or job.trial is not None or self.furniture.observers:
+            admitted = self._admitted(job, worker)
+            if not isinstance(admitted, Trial):
+                return admitted
+            trial, began = admitted, self.furniture.clock.monotonic()
+        try:
+            result = self._acall(job.event)
+            if type(result) is CoroutineType:
+                steps = cast("Any", result).__await__()
+                if (waits_for := next(steps, _OVER)) is not _OVER:
+                    return self._awaited(_Begun(steps, waits_for), trial, began, job, worker)
+            elif isawaitable(result):
+                return self._awaited(result, trial, began, job, worker)
+        except self._caught as error:
+            failure = error
+        else:
+            if trial is not None:
+                self._went_well(trial, began, worker)
+            return None
+        return self._went_wrong(trial, failure, job, worker)
+
+    async def _awaited(
+        self, result: Awaitable[object], trial: Trial | None, began: float, job: Job, worker: Worker
+    ) -> Later | None:
+        """
+        Await what a handler returned, or the rest of it.
+        """
+        try:
+            await result
+        except GeneratorExit:
+            raise  # the task was left behind with its loop
+        except self._caught as error:
+            failure = error
+        else:
+            if trial is not None:
+                self._went_well(trial, began, worker)
+            return None
+        return self._went_wrong(trial, failure, job, worker)
+
+    # -- what the twins share ----------------------------------------------------------------
+
+    def _admitted(self, job: Job, worker: Worker) -> Trial | Later | None:
+        """
+        Return the trial to go on with; or what is to be done instead of a call.
+        """
+        trial = job.trial or Trial(job.receipt, is_queued=True)
+        if self.options.weak and self.subscription.handler is None:
+            self.counters.missed += 1
+            return None
+        if trial.is_admitted:
+            return trial
+        # Where its outcome is not known in the end, it is handed out again with its key.
+        worker.job = job._replace(trial=trial)
+        try:
+            trial.key = self.key_of(job.event)
+            claim = self.contested(trial)
+        except Exception as error:
+            trial.number = 0
+            if self.queue.seize(worker):
+                self.bury(trial, error)
+            return None
+        if claim is not None:
+            wake = partial(self.furniture.idempotency.add_waiter, claim)
+            return Later(trial, self.patience(claim), wake)
+        trial.is_admitted, trial.began = True, self.furniture.clock.monotonic()
+        return trial if self.is_free(trial) else None
+
+    def _went_well(self, trial: Trial, began: float, worker: Worker) -> None:
+        if self.queue.seize(worker):
+            self.succeeded(trial, self.furniture.clock.monotonic() - began)
+        else:
+            self.complete(trial)
+
+    def _went_wrong(
+        self, trial: Trial | None, failure: BaseException, job: Job, worker: Worker
+    ) -> Later | None:
+        if _is_meant_for_others(failure):
+            if trial is not None and worker.abandoned is worker.job:
+                self.let_go(trial)
+            raise failure  # the job is handed out again, unless it was given up
+        trial = trial or Trial(job.receipt, is_queued=True, is_admitted=True)
+        if not self.queue.seize(worker):
+            self.let_go(trial)
+            return None
+        error = failure if isinstance(failure, Exception) else self._aborted(failure)
+        delay = self.judge(trial, error)
+        return None if delay is None else Later(trial, delay)
+
+    def _aborted(self, failure: BaseException) -> HandlerAbortedError:
+        error = HandlerAbortedError(
+            f"{self.name} ended with {failure!r}, which is for programs and tasks to end with: "
+            f"raise an Exception to fail, or GiveUp to fail for good",
+            subscription=self.name,
+        )
+        error.__cause__ = failure
+        return error
+
+    # -- what never comes to a call ----------------------------------------------------------
+
+    def refuse(self, receipt: Receipt, error: Exception) -> None:
+        """
+        Let the publish know that its event was not accepted.
+        """
+        if isinstance(error, BusClosedError) and not self.subscription.is_active:
+            return miss(self.counters, unqueued=1)  # cancelled while this publish came to it
+        receipt.unqueued += 1
+        self.bury(Trial(receipt, number=0), error)
+
+    def write_off(self, job: Job, reason: Reason, *, is_in_hand: bool = False) -> None:
+        """
+        Keep what will not be handled as a dead letter, and tell the observers.
+
+        Letters of failures are not pushed out by it: it is kept if there is room.
+        """
+        trial = job.trial or Trial(job.receipt, is_queued=True)
+        if not is_in_hand:  # else its worker frees the key, when the handler is done
+            trial.number -= 1
+            self.let_go(trial)
+        write_off(self.furniture, self.name, trial, reason)
+
+
+_OVER: Any = object()
+
+
+class _Begun:
+    """
+    The rest of an awaitable that was begun already, and waits for something.
+    """
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Any, waits_for: object) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                answer = yield waits_for
+            except BaseException as error:
+                step, argument = self._steps.throw, error
+            else:
+                step, argument = self._steps.send, answer
+            try:
+                waits_for = step(argument)
+            except StopIteration as end:
+                return end.value
+
+
+def _is_meant_for_others(failure: BaseException) -> bool:
+    """
+    Whether it is not the handler's: the process is interrupted, the worker's task cancelled.
+    """
+    if isinstance(failure, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    if isinstance(failure, Exception) or running_loop() is None:
+        return False
+    import asyncio  # late: whoever awaits has it loaded already
+
+    task = asyncio.current_task()
+    is_cancellation = isinstance(failure, asyncio.CancelledError)
+    return is_cancellation and task is not None and task.cancelling() > 0

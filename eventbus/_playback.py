@@ -1,0 +1,251 @@
+"""
+One replay under way: which records, read how, and how far it has come.
+
+Law: it goes through the log once, from one offset to another, and yields envelopes. Whom
+they are for, and who may be called meanwhile, is decided by whoever iterates.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal, TypedDict, Unpack
+
+from eventbus._clock import Clock, SystemClock
+from eventbus._envelope import Draft, Envelope
+from eventbus._event import declared_as
+from eventbus.codec import Codec
+from eventbus.dead_letter import story
+from eventbus.errors import StoreCorruptError
+from eventbus.event_log import EventLog, Record
+from eventbus.instrumentation import Replayed
+from eventbus.kept_letters import KeptLetter, Selection
+from eventbus.store import Store
+
+__all__ = ["ReplayOptions", "Replayed", "Run", "Sieve", "bounds", "read_envelope", "untold"]
+
+Unreadable = Literal["quarantine", "skip", "raise"]
+
+
+class ReplayOptions(TypedDict, total=False):
+    """
+    What is replayed, as keywords.
+
+    .. versionadded:: 0.1
+    """
+
+    from_: int | datetime
+    """The first offset, or the instant from which on. Default: the beginning."""
+    until: int | datetime | None
+    """The last offset, or the instant before which. Default: the end, as it is now."""
+    names: Collection[str] | None
+    """Only events stored by these names."""
+    key: str | None
+    """Only this stream."""
+    event_types: tuple[type, ...]
+    """Only events of these classes and those derived from them."""
+    reset: Callable[[], object] | None
+    """Called once, before the first event, also if there is none."""
+    unreadable: Unreadable
+    """What becomes of an event that cannot be read: ``"quarantine"`` keeps a dead letter,
+    unless there is one; ``"skip"`` passes over it; ``"raise"`` ends the replay there."""
+    progress: Callable[[Replayed], object] | None
+    """Told how far it has come."""
+    clock: Clock | None
+    """Where times and ids come from."""
+
+
+def bounds(
+    log: EventLog, from_: int | datetime = 0, until: int | datetime | None = None
+) -> tuple[int, int]:
+    """
+    Return the offset to read after and the last one to read, both as of now.
+    """
+    after = log.offset_before(from_) if isinstance(from_, datetime) else max(0, from_ - 1)
+    last = log.last_offset()
+    if until is not None:
+        last = min(last, log.offset_before(until) if isinstance(until, datetime) else until)
+    return after, max(after, last)
+
+
+def read_envelope(record: Record, codec: Codec, *, is_replay: bool) -> Envelope[Any]:
+    """
+    Decode a record, or raise why that cannot be.
+    """
+    if not record.is_intact:
+        raise StoreCorruptError(
+            f"the stored bytes of event {record.id} ({record.name}), offset {record.offset}, are "
+            f"not those that were written: restore the file from a backup"
+        )
+    draft: Draft[Any] = Draft()
+    draft.event = codec.decode(record.name, record.version, record.payload)
+    draft.id = record.id
+    draft.time = record.time
+    draft.name = record.name
+    draft.version = record.version
+    draft.key = record.key
+    draft.correlation_id = record.correlation_id
+    draft.causation_id = record.causation_id
+    draft.headers = record.headers
+    draft.is_late = False
+    draft.offset = record.offset
+    draft.is_replay = is_replay
+    return draft.seal()
+
+
+def untold(_: Replayed) -> None:
+    """
+    Tell nobody how far it has come.
+    """
+
+
+class Sieve:
+    """
+    Tells by name and version alone whether a record is of certain classes.
+
+    Args:
+        codec: What knows the classes; it is told of *event_types*.
+        event_types: The classes, which stand for those derived from them, too.
+        unknown: Whether to let through what no class is known by.
+    """
+
+    def __init__(self, codec: Codec, event_types: tuple[type, ...], *, unknown: bool) -> None:
+        codec.know(*(each for each in event_types if each is not object))
+        self._codec = codec
+        self._types = event_types
+        self._unknown = unknown
+        self._found: dict[tuple[str, int], bool] = {}
+
+    def lets_through(self, record: Record) -> bool:
+        """
+        Tell whether *record* is meant.
+        """
+        source = (record.name, record.version)
+        found = self._found.get(source)
+        if found is None:
+            cls = self._codec.class_of(*source)
+            is_meant = self._means(record.name) if cls is None else issubclass(cls, self._types)
+            found = self._found[source] = is_meant
+        return found
+
+    def _means(self, name: str) -> bool:
+        declared = declared_as(name)  # perhaps, and nobody has told the codec
+        meant = [each for each in declared if issubclass(each, self._types)]
+        self._codec.know(*meant)
+        return bool(meant) or (self._unknown and not declared)
+
+
+class Run:
+    """
+    One replay: yields the envelopes, and counts.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        codec: Codec,
+        *,
+        subscription: str = "",
+        taken: int | None = None,
+        without: Collection[int] = (),
+        tick: Callable[[], object] = lambda: None,
+        **options: Unpack[ReplayOptions],
+    ) -> None:
+        self._store, self._codec = store, codec
+        self._subscription, self._without, self._tick = subscription, without, tick
+        self._options = options
+        self._clock = options.get("clock") or SystemClock()
+        self._sieve = Sieve(codec, options.get("event_types", (object,)), unknown=True)
+        self._tell = options.get("progress") or untold
+        self._delivered = self._unreadable = 0
+        after, last = bounds(store.log, options.get("from_", 0), options.get("until"))
+        self._after, self._last = after, last if taken is None else max(after, min(last, taken))
+        self._offset = self._after
+
+    def __iter__(self) -> Iterator[Envelope[Any]]:
+        reset = self._options.get("reset")
+        if reset is not None:
+            reset()
+        self._tell(self.report())
+        step = max(1, (self._last - self._after) // 100)
+        told = self._after
+        for record in self._records():
+            self._tick()
+            envelope = self._envelope(record)
+            if envelope is not None:
+                yield envelope
+                self._delivered += 1
+            self._offset = record.offset
+            if self._offset - told >= step and self._offset < self._last:
+                told = self._offset
+                self._tell(self.report())
+        self._offset = self._last
+        self._tell(self.report())
+
+    def _records(self) -> Iterator[Record]:
+        return self._store.log.read(
+            after=self._after,
+            until=self._last,
+            names=self._options.get("names"),
+            key=self._options.get("key"),
+        )
+
+    def _envelope(self, record: Record) -> Envelope[Any] | None:
+        if record.offset in self._without:
+            return None
+        try:
+            if not self._sieve.lets_through(record):
+                return None
+            return read_envelope(record, self._codec, is_replay=True)
+        except Exception as error:
+            if self._options.get("unreadable") == "raise":
+                raise
+            self._unreadable += 1
+            if self._options.get("unreadable", "quarantine") == "quarantine":
+                self._quarantine(record, error)
+            return None
+
+    def _quarantine(self, record: Record, error: Exception) -> None:
+        letters = self._store.letters
+        same = Selection(subscription=self._subscription, names=[record.name], key=record.key)
+        if any(each.record.id == record.id for each in letters.query(same)):
+            return
+        now = datetime.fromtimestamp(self._clock.time(), UTC)
+        told = story(0, error, now)
+        facts = {name: getattr(told, name) for name in ("number", "error_type", "message")}
+        facts |= {"traceback": told.traceback, "time": now.isoformat()}
+        letters.add(
+            KeptLetter(
+                id=self._clock.new_id(),
+                subscription=self._subscription,
+                record=record,
+                reason="unreadable",
+                failures=json.dumps([facts]),
+                error_type=told.error_type,
+                first_failure=now,
+                last_failure=now,
+            )
+        )
+
+    def note(self, error: BaseException, envelope: Envelope[Any]) -> None:
+        """
+        Note on an error where it was raised.
+        """
+        error.add_note(
+            f"while replaying {envelope.name} at offset {envelope.offset} of "
+            f"{self._after + 1} to {self._last}; nothing after it was replayed"
+        )
+
+    def report(self) -> Replayed:
+        """
+        Return how far it has come.
+        """
+        return Replayed(
+            subscription=self._subscription,
+            done=self._offset - self._after,
+            total=self._last - self._after,
+            offset=self._offset,
+            delivered=self._delivered,
+            unreadable=self._unreadable,
+        )

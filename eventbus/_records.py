@@ -1,0 +1,102 @@
+"""
+Between envelopes and records: an event encoded, and read again.
+
+Law: the one place where a codec meets the log. What cannot be read is still delivered to
+those who only look: as an `Unreadable` that says why.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from eventbus._envelope import Envelope
+from eventbus.codec import Codec
+from eventbus.errors import StoreCorruptError
+from eventbus.event_log import Record
+
+__all__ = ["Unreadable", "envelope_of", "legible", "record_of"]
+
+
+@attrs.frozen
+class Unreadable:
+    """
+    What stands for an event that cannot be read.
+
+    Attributes:
+        name: The event's stable name.
+        version: The version of the payload's shape.
+        payload: The bytes as they are stored.
+        error: Why they cannot be read.
+
+    .. versionadded:: 0.1
+    """
+
+    name: str
+    version: int
+    payload: bytes
+    error: Exception = attrs.field(eq=False)
+
+
+def record_of(envelope: Envelope[Any], codec: Codec) -> Record:
+    """
+    Encode an envelope, or raise `EncodeError`.
+    """
+    name, version, payload = codec.encode(envelope.event)
+    return Record(
+        id=envelope.id,
+        name=name,
+        version=version,
+        key=envelope.key,
+        time=envelope.time,
+        correlation_id=envelope.correlation_id,
+        causation_id=envelope.causation_id,
+        headers=envelope.headers,
+        payload=payload,
+    )
+
+
+def envelope_of(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:
+    """
+    Decode a record, or raise why that cannot be.
+
+    Args:
+        record: What is in the log.
+        codec: What reads it.
+        payload: To be read in place of the record's, if it was edited.
+    """
+    if not record.is_intact and payload is None:
+        raise StoreCorruptError(
+            f"the stored bytes of event {record.id} ({record.name}) are not those that were "
+            f"written: the file is damaged there. Restore it from a backup."
+        )
+    written = record.payload if payload is None else payload
+    event = codec.decode(record.name, record.version, written)
+    return _with(record, event)
+
+
+def legible(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:
+    """
+    Decode a record for somebody who only looks: what cannot be read is `Unreadable`.
+    """
+    try:
+        return envelope_of(record, codec, payload=payload)
+    except Exception as error:
+        written = record.payload if payload is None else payload
+        return _with(record, Unreadable(record.name, record.version, written, error))
+
+
+def _with(record: Record, event: Any) -> Envelope[Any]:
+    return Envelope(
+        event=event,
+        id=record.id,
+        time=record.time,
+        name=record.name,
+        version=record.version,
+        key=record.key,
+        correlation_id=record.correlation_id,
+        causation_id=record.causation_id,
+        headers=record.headers,
+        offset=record.offset or None,
+    )

@@ -1,0 +1,201 @@
+"""
+How a durable subscription gets once more what it has had: the verb of the bus.
+
+Law: a replay is no publish and no redrive: nothing is stored, counted, retried or given
+up on. The handler is called as ever, with its filter, its hooks, its timeout and its
+connection; what it raises ends the replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from inspect import isawaitable
+from typing import Any
+
+from eventbus._attempt import acall_of, call_of, running_loop, settle
+from eventbus._delaying import Delaying
+from eventbus._entry import Entry, logged_receipt
+from eventbus._envelope import Envelope, here
+from eventbus._gauge import gauge
+from eventbus._mode import Durable
+from eventbus._playback import Replayed, ReplayOptions
+from eventbus._receipt import Receipt
+from eventbus._subscription import Subscription
+from eventbus.errors import RunningLoopError, SubscriptionNotFoundError
+from eventbus.progress import Lease
+from eventbus.replay import areplay_subscription, replay_subscription
+from eventbus.store import Store
+
+__all__ = ["Replaying"]
+
+
+class Replaying(Delaying):
+    """
+    The part of `eventbus.EventBus` that replays.
+    """
+
+    def replay(
+        self,
+        subscription: Subscription | str,
+        /,
+        *,
+        from_: int | datetime = 0,
+        until: int | datetime | None = None,
+        on_progress: Callable[[Replayed], object] | None = None,
+    ) -> Replayed:
+        """
+        Call a durable subscription's handler again for what it has had before.
+
+        Its position does not move: what it has not finished comes afterwards, as ever.
+        Envelopes say ``is_replay``. A subscription that is not ``replayable`` stays
+        silent. Its ``reset`` hook is called once, before the first event.
+
+        Args:
+            subscription: The subscription or its name.
+            from_: The first offset, or the instant from which on. Default: the beginning.
+            until: The last offset, or the instant before which. Default: all it has had.
+            on_progress: Told how far the replay has come, as observers are. Without it, a
+                bar shows that where stderr is a terminal and rich is installed.
+
+        Returns:
+            How far it has come.
+
+        Raises:
+            SubscriptionBusyError: It is running: here or in another process.
+            SubscriptionNotFoundError: Nothing durable is subscribed by that name.
+            RunningLoopError: The handler is async and a loop runs in this thread.
+            Exception: What the handler has raised, with a note that says at which offset.
+        """
+        bus = self._stand_in()
+        if (found := bus._replayable(subscription)) is None:
+            return _silent(subscription)
+        if running_loop() is not None and found.needs_loop:
+            raise RunningLoopError(
+                f"replay() in a thread with a running event loop cannot wait for {found.name}, "
+                f"which needs the loop. Use await bus.areplay(...).",
+                subscription=found.name,
+            )
+        loop, clock = bus._furniture.loop_thread, bus._furniture.clock
+        target = bus._targets[found]
+        call = call_of(found, target, acall_of(found, target, clock), loop)
+
+        def deliver(envelope: Envelope[Any], lease: Lease) -> None:
+            with bus._visit(found, envelope, lease) as receipt:
+                if receipt is not None:
+                    settle(call(envelope.event), found, loop)
+
+        with bus._shown(found, on_progress) as tell:
+            options = bus._replay_options(found, from_, until, tell)
+            return replay_subscription(bus._kept(), bus._codec, deliver, found.name, **options)
+
+    async def areplay(
+        self,
+        subscription: Subscription | str,
+        /,
+        *,
+        from_: int | datetime = 0,
+        until: int | datetime | None = None,
+        on_progress: Callable[[Replayed], object] | None = None,
+    ) -> Replayed:
+        """
+        Call the handler again, awaiting what can be awaited; see `replay`.
+        """
+        bus = self._stand_in()
+        if (found := bus._replayable(subscription)) is None:
+            return _silent(subscription)
+        call = acall_of(found, bus._targets[found], bus._furniture.clock)
+
+        async def deliver(envelope: Envelope[Any], lease: Lease) -> None:
+            with bus._visit(found, envelope, lease) as receipt:
+                if receipt is not None and isawaitable(result := call(envelope.event)):
+                    await result
+
+        with bus._shown(found, on_progress) as tell:
+            options = bus._replay_options(found, from_, until, tell)
+            return await areplay_subscription(
+                bus._kept(), bus._codec, deliver, found.name, **options
+            )
+
+    # -- what the twins share ----------------------------------------------------------------
+
+    def _replayable(self, subscription: Subscription | str) -> Subscription | None:
+        """
+        Return the subscription; ``None``: it stays silent.
+        """
+        name = subscription if isinstance(subscription, str) else subscription.name
+        found = self._registry.named(name)
+        if found is None or not isinstance(found.options.delivery, Durable):
+            raise SubscriptionNotFoundError(
+                f"nothing is subscribed as {name!r} with delivery=Durable(), and only what is "
+                f"has a place in the log to replay from",
+                subscription=name,
+            )
+        return found if found.options.replayable else None
+
+    def _kept(self) -> Store:
+        assert self._store is not None  # or there would be no durable subscription
+        return self._store
+
+    @contextmanager
+    def _shown(
+        self, subscription: Subscription, on_progress: Callable[[Replayed], object] | None
+    ) -> Generator[Callable[[Replayed], object]]:
+        """
+        Yield what tells observers, and the caller or a terminal, how far a replay is.
+        """
+        with gauge(subscription.name) if on_progress is None else nullcontext(on_progress) as show:
+
+            def tell(told: Replayed) -> None:
+                self._furniture.notify(told)
+                if show is not None:
+                    show(told)
+
+            yield tell
+
+    def _replay_options(
+        self,
+        subscription: Subscription,
+        from_: int | datetime,
+        until: int | datetime | None,
+        tell: Callable[[Replayed], object],
+    ) -> ReplayOptions:
+        return {
+            "from_": from_,
+            "until": until,
+            "event_types": subscription.event_types,
+            "reset": subscription.options.reset,
+            "progress": tell,
+            "clock": self._furniture.clock,
+        }
+
+    @contextmanager
+    def _visit(
+        self, subscription: Subscription, envelope: Envelope[Any], lease: Lease
+    ) -> Generator[Receipt | None]:
+        """
+        Stand where the handler would be called; ``None``: its filter says no.
+        """
+        route = self._routes.alone(envelope.event, subscription)
+        receipt = logged_receipt(envelope.event, route, Entry(envelope.offset or 0))
+        receipt.sealed = envelope
+        where, asks = subscription.options.where, subscription.signature.connection_keyword
+        token = here.set(receipt)
+        try:
+            if where is not None and not where(envelope.event):
+                yield None
+                return
+            transaction = self._kept().progress.transaction(lease) if asks else nullcontext(None)
+            with transaction as lent:
+                receipt.connection = None if lent is None else lent.connection
+                yield receipt
+        finally:
+            here.reset(token)
+            receipt.connection = None
+            receipt.finished = True
+
+
+def _silent(subscription: Subscription | str) -> Replayed:
+    name = subscription if isinstance(subscription, str) else subscription.name
+    return Replayed(subscription=name, done=0, total=0, offset=0)

@@ -1,0 +1,222 @@
+"""
+What is called, in order, for events of one class: a route.
+
+Law: what publishes under way walk never changes its length; whoever leaves it is
+replaced by what passes him by. Which routes there are is decided in `_routing`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import length_hint
+from typing import Any, Protocol
+
+import attrs
+
+from eventbus._envelope import Envelope, here
+from eventbus._event import Declaration, declaration_of
+from eventbus._receipt import Receipt
+from eventbus._subscription import Counters, Subscription
+
+__all__ = ["Folded", "Ledger", "Publisher", "Route", "miss"]
+
+Call = Callable[[Any], Any]
+# What a route leaves behind: the counters of its subscriptions, and its own counts.
+Ledger = deque[tuple[tuple[Counters, ...], int, int]]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Folded:
+    """
+    A subscription folded into what a dispatch calls with the event.
+
+    Attributes:
+        call: For `publish`: returns when the delivery is over.
+        acall: For `apublish`: may return a coroutine to be awaited.
+        settle: Waits, in `publish`, for what *call* returned, if it can be awaited.
+        fail: Gives the delivery up: what *call* raised ends here.
+    """
+
+    call: Call
+    acall: Call
+    settle: Callable[[Any], None]
+    fail: Callable[[Receipt, Exception], None]
+
+
+class Publisher(Protocol):
+    """
+    What a route knows of its bus.
+    """
+
+    def seal(self, receipt: Receipt, declaration: Declaration) -> Envelope[Any]:
+        """
+        Make the receipt's envelope, once.
+        """
+        ...
+
+
+class Route:
+    """
+    What is called, in order, for events of one class.
+
+    ``calls`` and ``acalls`` are lists walked by every publish under way: a cancelled
+    subscription is taken out of them by replacing its call, which costs the others
+    nothing. They are never lengthened or shortened; a new subscription makes a new
+    route.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "acalls",
+        "aplain",
+        "calls",
+        "declaration",
+        "durable",
+        "event_type",
+        "folded",
+        "ledger",
+        "needs_loop",
+        "plain",
+        "published",
+        "publisher",
+        "queued",
+        "subscriptions",
+        "unhandled",
+    )
+
+    def __init__(
+        self,
+        event_type: type,
+        subscriptions: tuple[Subscription, ...],
+        folded: list[Folded],
+        *,
+        publisher: Publisher,
+        plain: bool,
+        ledger: Ledger,
+        durable: int = 0,
+    ) -> None:
+        self.published = 0
+        self.durable = durable
+        self.unhandled = 0
+        self.ledger = ledger
+        self.subscriptions = subscriptions
+        self.event_type = event_type
+        self.declaration = declaration_of(event_type)
+        self.folded = folded = _told_apart(folded)
+        self.calls = [each.call for each in folded]
+        self.acalls = [each.acall for each in folded]
+        inline = [each for each in subscriptions if not each.is_queued]
+        self.queued = len(subscriptions) - len(inline)
+        self.needs_loop = next((each.name for each in inline if each.needs_loop), None)
+        self.publisher = publisher
+        # Nothing to be looked at but the calls: in `apublish`; in `publish`, where no loop may
+        # run in the caller's thread if one is needed.
+        self.aplain = plain
+        self.plain = plain and self.needs_loop is None
+
+    def __len__(self) -> int:
+        return len(self.subscriptions)
+
+    @property
+    def name(self) -> str:
+        """
+        The event's name.
+        """
+        return self.declaration.name
+
+    def seal(self, receipt: Receipt) -> Envelope[Any]:
+        """
+        Make the receipt's envelope, once.
+        """
+        return self.publisher.seal(receipt, self.declaration)
+
+    def drop_out(self, subscription: Subscription) -> None:
+        """
+        Let whoever walks this route pass by *subscription* from now on.
+        """
+        absent = _absent(subscription)
+        for position, each in enumerate(self.subscriptions):
+            if each is subscription:
+                self.calls[position] = self.acalls[position] = absent
+
+    def position(self, walk: Iterator[Call]) -> int:
+        """
+        Return which call *walk*, an iterator over this route's calls, gave last.
+        """
+        return len(self.calls) - length_hint(walk) - 1
+
+    def after(self, calls: list[Call], call: Call | None) -> Iterator[Call]:
+        """
+        Return what *calls* still has to give when it has given *call*.
+
+        It need not be there any more. The loop of a publish that goes well is spared
+        the iterator this takes, which is a twentieth of a publish to one handler.
+        """
+        walk = iter(calls)
+        if call is not None:
+            for now, folded in zip(walk, self.folded, strict=False):
+                if call is now or call is folded.call or call is folded.acall:
+                    break
+        return walk
+
+    def settle(self, call: Call, result: object) -> None:
+        """
+        Wait, in `publish`, for what *call* returned, which can be awaited.
+        """
+        self.folded[self.position(self.after(self.calls, call))].settle(result)
+
+    def interrupted(self, walk: Iterator[Call]) -> None:
+        """
+        Note that a publish ended early: the call *walk* gave last, and those behind it.
+        """
+        for each in self.subscriptions[max(0, self.position(walk)) :]:
+            each.counters.missed += 1
+
+    def __del__(self) -> None:
+        # The last publish that took this route has let go of it: its count is final.
+        # A deque takes the entry without a lock, whichever thread this runs in.
+        if self.published:
+            counters = tuple(each.counters for each in self.subscriptions)
+            self.ledger.append((counters, self.published, self.unhandled_events))
+
+    @property
+    def unhandled_events(self) -> int:
+        """
+        How many events came this way for which no handler was called.
+        """
+        return self.unhandled if self.subscriptions or self.durable else self.published
+
+
+def miss(counters: Counters, *, unqueued: int = 0) -> None:
+    """
+    Note that the publish under way here passes a subscription by, perhaps a queued one.
+    """
+    receipt: Receipt = here.get().current
+    counters.missed += 1
+    receipt.missed += 1
+    if unqueued:
+        receipt.unqueued += unqueued
+    if receipt.unhandled:
+        route: Any = receipt.route
+        route.unhandled += 1
+
+
+def _absent(subscription: Subscription) -> Call:
+    counters, unqueued = subscription.counters, int(subscription.is_queued)
+    return lambda event: miss(counters, unqueued=unqueued)
+
+
+def _told_apart(folded: list[Folded]) -> list[Folded]:
+    """
+    Return *folded* with no call twice: a call that fails then says whose it is.
+    """
+    seen: set[int] = set()
+    apart: list[Folded] = []
+    for one in folded:
+        is_twin = id(one.call) in seen or id(one.acall) in seen
+        calls = (partial(one.call), partial(one.acall)) if is_twin else (one.call, one.acall)
+        apart.append(attrs.evolve(one, call=calls[0], acall=calls[1]) if is_twin else one)
+        seen.update(map(id, calls))
+    return apart

@@ -1,0 +1,315 @@
+"""
+How a bus is started, drained and closed.
+
+Law: what is to be done stands in generators, of no colour, that give out what is to be
+waited for; the verbs wait, each in its own way. No cancellation reaches a handler
+before the time granted is over, and nothing that was accepted goes without a word.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Self
+
+from eventbus._attempt import running_loop
+from eventbus._ending import LATER, DrainReport, Ending, first_busy, still_pending
+from eventbus._furniture import logger
+from eventbus._intake import Intake, call_soon
+from eventbus._job import Worker
+from eventbus._storing import Storing
+from eventbus.errors import RunningLoopError, WouldDeadlockError
+
+__all__ = ["LATER", "DrainReport", "Running"]
+
+# Seconds that what was cancelled, or has nothing to do any more, gets to end.
+_PATIENCE = 5.0
+# Seconds beyond which a thread cannot be told how long to wait.
+_LONGEST = threading.TIMEOUT_MAX
+
+Call = Callable[[], None]
+# What is to be waited for: given a callback, has it called once; and for how long.
+Wait = tuple[Callable[[Call], Call], float | None]
+Steps = Generator[Wait, bool | None, DrainReport]
+
+
+class Running(Storing):
+    """
+    The part of `eventbus.EventBus` that begins and ends.
+    """
+
+    # -- the verbs: the twins ----------------------------------------------------------------
+
+    def start(self) -> None:
+        """
+        Let the queues' workers begin. Idempotent; the first queued event does the same.
+
+        In a thread with a running event loop, that loop is from now on where async
+        handlers of queued subscriptions run.
+        """
+        bus = self._stand_in()
+        if (loop := running_loop()) is not None:
+            bus._home.loop = loop
+        for queue in bus._all_queues():
+            queue.rouse()
+        bus._start_consuming()
+
+    def drain(self, timeout: float | None = None) -> DrainReport:
+        """
+        Wait until all that was accepted is handled; the bus goes on.
+
+        Events between two attempts are waited for. Those of paused subscriptions, and
+        publishes that are due later, are not.
+
+        Args:
+            timeout: Seconds to wait, at most; ``None`` for as long as it takes.
+
+        Raises:
+            RunningLoopError: In a thread with a running event loop, in which handlers of
+                queued subscriptions run: they could not.
+            WouldDeadlockError: In a handler of a queued subscription.
+        """
+        bus = self._stand_in()
+        bus._refuse_own("drain", awaits=False)
+        return bus._driven(bus._draining(timeout))
+
+    async def adrain(self, timeout: float | None = None) -> DrainReport:
+        """
+        Wait until all that was accepted is handled; see `drain`.
+        """
+        bus = self._stand_in()
+        bus._refuse_own("adrain", awaits=True)
+        return await bus._adriven(bus._draining(timeout))
+
+    def close(self, timeout: float | None = 10.0) -> DrainReport:
+        """
+        Take no more events, handle those that were accepted, and end. Idempotent.
+
+        What handlers publish meanwhile is still delivered. When the time is over, what is
+        left is kept as dead letters with reason ``undelivered``, async handlers are
+        cancelled, and the bus ends; a sync handler that still runs cannot be stopped.
+        A publish under way goes on with its sync handlers; an async one that runs on the
+        bus's loop thread is cancelled.
+
+        Args:
+            timeout: Seconds that handlers are given; ``None`` for as long as they take.
+
+        Returns:
+            What was not handled. A second call, from wherever, returns the same.
+
+        Raises:
+            RunningLoopError, WouldDeadlockError: As `drain`.
+        """
+        bus = self._stand_in()
+        bus._refuse_own("close", awaits=False)
+        return bus._driven(bus._closing(timeout, aside=False))
+
+    async def aclose(self, timeout: float | None = 10.0) -> DrainReport:
+        """
+        Take no more events, handle those that were accepted, and end; see `close`.
+        """
+        bus = self._stand_in()
+        bus._refuse_own("aclose", awaits=True)
+        return await bus._adriven(bus._closing(timeout, aside=True))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _driven(self, steps: Steps) -> DrainReport:
+        """
+        Take the steps, blocking this thread while something is to be waited for.
+        """
+        answer = None
+        try:
+            while True:
+                tell, seconds = steps.send(answer)
+                came = threading.Event()
+                forget = tell(came.set)
+                try:
+                    answer = came.wait(None if seconds is None else min(seconds, _LONGEST))
+                finally:
+                    forget()
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            steps.close()
+
+    async def _adriven(self, steps: Steps) -> DrainReport:
+        """
+        Take the steps, suspending this task while something is to be waited for.
+        """
+        import asyncio  # late: whoever awaits has it loaded already
+
+        answer, loop = None, asyncio.get_running_loop()
+        try:
+            while True:
+                tell, seconds = steps.send(answer)
+                came = asyncio.Event()
+                forget = tell(partial(call_soon, loop, came.set))
+                try:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(seconds):
+                            await came.wait()
+                finally:
+                    forget()
+                answer = came.is_set()
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        finally:
+            steps.close()
+
+    # -- what is to be done ------------------------------------------------------------------
+
+    def _draining(self, timeout: float | None) -> Steps:
+        yield from self._drained(timeout)
+        return still_pending(self._all_queues())
+
+    def _drained(self, timeout: float | None) -> Generator[Wait, bool | None, None]:
+        """
+        Wait until no queue is busy: what one handles may fill another.
+        """
+        now = self._furniture.clock.monotonic
+        until = None if timeout is None else now() + timeout
+        while (busy := first_busy(self._all_queues)) is not None:
+            busy.rouse()
+            seconds = None if until is None else max(0.0, until - now())
+            if not (yield partial(_when_quiet, busy), seconds):
+                return
+
+    def _closing(self, timeout: float | None, *, aside: bool) -> Steps:
+        with self._lock:
+            is_first, self._ending = self._ending is None, self._ending or Ending()
+            ending: Ending = self._ending
+        if not is_first:
+            # Bounded by those who close: by their time, and the patience thereafter.
+            yield ending.tell, None
+            assert ending.report is not None
+            return ending.report
+        ending.loop = running_loop()
+        try:
+            self._publisher.is_closing = True
+            self._routes.reset(is_plain=False)
+            if self._consumers is not None:
+                self._consumers.stop_handing_out()
+            yield from self._drained(timeout)
+            workers = self._give_up(ending)
+            patience = monotonic() + _PATIENCE
+            for worker in workers:
+                if (yield worker.end.tell, max(0.0, patience - monotonic())):
+                    worker.join()
+            if aside:
+                yield partial(_aside, self._furniture.loop_thread.close), None
+                yield partial(_aside, self._put_away), None
+        finally:
+            self._end(ending)
+        assert ending.report is not None
+        return ending.report
+
+    def _give_up(self, ending: Ending) -> list[Worker]:
+        """
+        Write off what is left, and end all workers, those at work by a cancellation.
+
+        Returns:
+            Those whose end can be waited for.
+        """
+        if self._postponed is not None:
+            ending.unpublished = self._postponed.give_up()
+        queues = self._all_queues()
+        ending.before = {queue: queue.depth().undelivered for queue in queues}
+        # All of them first: else one would go on while another is written off.
+        staffs = [tuple(queue.staff) for queue in queues]
+        stopped = [queue.stop() for queue in queues]
+        workers: list[Worker] = []
+        for queue, staff, (jobs, in_hand) in zip(queues, staffs, stopped, strict=True):
+            ending.running[queue] = len(in_hand)
+            queue.write_off(jobs, in_hand)
+            for worker in staff:
+                worker.cancel()
+            # A thread in the midst of a handler ends with it, and nobody knows when; and who
+            # lends himself does not end.
+            ends = [each for each in staff if each.park is not None and each not in in_hand]
+            ends += [each for each in staff if each.loop is not None]
+            workers += [each for each in ends if not each.is_lost()]
+        return workers
+
+    def _end(self, ending: Ending) -> None:
+        if ending.before is None:  # interrupted: what is left is written off all the same
+            self._give_up(ending)
+        self._routes.close(f"EventBus {self.name!r}")
+        self._alarms.close()
+        self._furniture.loop_thread.close()
+        self._put_away()
+        ending.report = report = ending.account()
+        if not report.ok:
+            logger().warning("%s is closed with events not handled: %s", self.name, report)
+        ending.has_come()
+
+    def _all_queues(self) -> list[Intake]:
+        later = () if self._postponed is None else self._postponed.queues
+        return [*self._queues.values(), *later]
+
+    def _refuse_own(self, verb: str, *, awaits: bool) -> None:
+        """
+        Refuse to wait, here, for what could then not go on.
+        """
+        me, loop = threading.current_thread(), running_loop()
+        task = None if loop is None else _current_task()
+        ending: Ending | None = None if loop is None or awaits else self._ending
+        if ending is not None and ending.loop is loop and not ending.is_over:
+            raise self._blocking(verb, "aclose(), which is under way, and its handlers")
+        for queue in self._all_queues():
+            if queue.is_handled_by(me) or (task is not None and queue.is_handled_by(task)):
+                raise WouldDeadlockError(
+                    f"{verb}() in a handler of {queue.name} would wait for that handler. Call it "
+                    f"from outside."
+                )
+            if loop is None or awaits or not queue.is_busy:
+                continue
+            if queue.works_on(loop) or (queue.needs_loop and self._home.loop is loop):
+                raise self._blocking(verb, f"handlers of {queue.name}", queue.name)
+
+    def _blocking(self, verb: str, what: str, subscription: str = "") -> RunningLoopError:
+        return RunningLoopError(
+            f"{verb}() in the thread of the event loop that {what} run on would keep them from "
+            f"running. Use await bus.a{verb}().",
+            subscription=subscription,
+        )
+
+
+def _when_quiet(queue: Intake, call: Call) -> Call:
+    queue.when_idle(call, or_paused=True)
+    return partial(queue.forget, call)
+
+
+def _current_task() -> object:
+    import asyncio  # late: where a loop runs it is loaded already
+
+    return asyncio.current_task()
+
+
+def _aside(do: Call, call: Call) -> Call:
+    """
+    Do in a thread what blocks, and call back.
+    """
+
+    def run() -> None:
+        do()
+        call()
+
+    thread = threading.Thread(target=run, name="eventbus-closing", daemon=True)
+    thread.start()
+    return thread.join

@@ -1,0 +1,235 @@
+"""
+The part of a bus that has a store: what is logged, and who consumes the log.
+
+Law: a bus without a store is not touched by anything here. Whether an event is logged is
+decided when its route is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from eventbus._consumer import Consumer
+from eventbus._consumers import Consumers
+from eventbus._delivery import Delivery
+from eventbus._durable_keeping import DurableDelivery
+from eventbus._event import declaration_of
+from eventbus._insight import DurableStats
+from eventbus._log_queue import LogQueue, mode_of
+from eventbus._log_reader import LogReader
+from eventbus._log_writer import LogWriter
+from eventbus._mode import Durable
+from eventbus._options import refuse_option
+from eventbus._receipt import Receipt, ancestry
+from eventbus._registry import Registry
+from eventbus._route import Route
+from eventbus._routing import Router
+from eventbus._subscription import Subscription
+from eventbus._wiring import Wiring
+from eventbus._workers import start_task, start_thread
+from eventbus.codec import Codec
+from eventbus.store import Store
+
+__all__ = ["Storing", "lender"]
+
+
+class Storing(Wiring):
+    """
+    The part of `eventbus.EventBus` that has a store.
+    """
+
+    _store: Store | None = None
+    _log: LogWriter | None = None
+    _consumers: Consumers | None = None
+
+    def _use(self, store: Store, codec: Codec) -> None:
+        self._store, self._codec = store, codec
+        self._log = LogWriter(store.log, codec)
+        self._consumers = Consumers(
+            store.log, f"{self.name}-durable", is_manned=self._workers is None
+        )
+        self._routes.has_log = True
+
+    # -- what is logged: the twins -----------------------------------------------------------
+
+    def _logs(self, route: Route) -> bool:
+        """
+        Whether events that go this way are written to the log.
+        """
+        return self._log is not None and route.declaration.logged
+
+    def _append(self, receipts: Sequence[Receipt], options: Mapping[str, Any]) -> None:
+        """
+        Write events to the log, all or none, before anybody gets them.
+        """
+        assert self._log is not None
+        if not options and receipts[0].parent is None:
+            return self._log.append(receipts)
+        self._log.append(
+            receipts,
+            expected_version=options.get("expected_version"),
+            connection=options.get("connection") or lent_to(receipts),
+        )
+
+    async def _aappend(self, receipts: Sequence[Receipt], options: Mapping[str, Any]) -> None:
+        """
+        Do as `_append`, while the event loop goes on.
+        """
+        assert self._log is not None
+        if options.get("connection") is not None or lent_to(receipts) is not None:
+            return self._append(receipts, options)  # which waits for no commit
+        await self._log.aappend(receipts, expected_version=options.get("expected_version"))
+
+    # -- durable subscriptions ---------------------------------------------------------------
+
+    def _take_in(self, subscription: Subscription) -> Subscription:
+        mode = subscription.options.delivery
+        if not isinstance(mode, Durable):
+            return super()._take_in(subscription)
+        store, consumers = self._store, self._consumers
+        if store is None or consumers is None:
+            refuse_option(
+                "delivery",
+                subscription.name,
+                "delivery=Durable() is from the event log of the bus, and this one has none. Give "
+                'it a store: EventBus(store=SQLiteStore("app.db")).',
+            )
+        _check_logged(subscription)
+        taken = super()._take_in(subscription)
+        try:
+            store.progress.open(subscription.name, start=mode.start)
+            queue = self._queues[subscription] = self._log_queue_for(subscription, mode)
+            subscription.queue = queue
+            consumers.add(subscription, self._consumer_for(subscription, mode, queue))
+        except BaseException:
+            taken.cancel()
+            raise
+        return taken
+
+    def _log_queue_for(self, subscription: Subscription, mode: Durable) -> LogQueue:
+        options, home = subscription.options, self._home
+        start = partial(start_task, home=home) if subscription.needs_loop else start_thread
+        return LogQueue(
+            subscription.name,
+            mode_of(mode),
+            limit=self._workers,
+            needs_loop=subscription.needs_loop,
+            interval=0.0 if options.max_rate is None else 1.0 / options.max_rate,
+            alarms=self._alarms,
+            now=self._furniture.clock.monotonic,
+            start=start,
+        )
+
+    def _consumer_for(self, subscription: Subscription, mode: Durable, queue: LogQueue) -> Consumer:
+        store, clock = self._store, self._furniture.clock
+        assert store is not None
+        assert self._consumers is not None
+        reader = LogReader(
+            subscription,
+            codec=self._codec,
+            log=store.log,
+            route_for=_Alone(self._routes, self._registry, subscription).route,
+        )
+        return Consumer(
+            subscription.name,
+            mode,
+            store=store,
+            queue=queue,
+            reader=reader,
+            clock=clock,
+            wake=self._consumers.wake,
+            is_quiet=self._workers is not None,
+        )
+
+    def _delivery(self, subscription: Subscription) -> Delivery:
+        consumer = None if self._consumers is None else self._consumers.get(subscription)
+        target = self._targets.get(subscription)
+        if consumer is None or target is None:
+            return super()._delivery(subscription)
+        return DurableDelivery(subscription, self._furniture, target, consumer)
+
+    def _places(self) -> dict[Subscription, DurableStats]:
+        consumers = self._consumers
+        if consumers is None or self.is_closed:
+            return {}
+        return {each: consumer.place() for each, consumer in consumers.items()}
+
+    def _retire(self, subscription: Subscription) -> None:
+        if self._consumers is not None:
+            self._consumers.retire(subscription)
+        super()._retire(subscription)
+
+    def _start_consuming(self) -> None:
+        """
+        Begin to consume, if there is a store; what older events are read with is checked.
+
+        Raises:
+            DeclarationError: There is a gap in the upcasters of a class.
+        """
+        if self._consumers is not None:
+            self._codec.check()
+            self._consumers.start()
+
+    def _put_away(self) -> None:
+        """
+        Write down what is known, and close the store. Again is fine.
+        """
+        if self._store is not None and self._consumers is not None:
+            self._consumers.close()
+            self._store.close()
+
+
+def lender(receipt: Receipt) -> Receipt | None:
+    """
+    Return the delivery that has lent its handler, who publishes here, a connection.
+    """
+    for each in ancestry(receipt.parent):
+        if each.connection is not None:
+            return each
+    return None
+
+
+def lent_to(receipts: Sequence[Receipt]) -> Any:
+    """
+    Return the connection whose transaction these publishes are part of, if there is one.
+    """
+    of = lender(receipts[0]) if receipts else None
+    return None if of is None else of.connection
+
+
+class _Alone:
+    """
+    The routes of one durable subscription's deliveries, until something has changed.
+    """
+
+    def __init__(self, routes: Router, registry: Registry, subscription: Subscription) -> None:
+        self._all = routes
+        self._registry = registry
+        self._subscription = subscription
+        self._version = -1
+        self._routes: dict[type, Route] = {}
+
+    def route(self, event: object) -> Route:
+        """
+        Return the route of an event to the subscription.
+        """
+        if self._registry.version != self._version:
+            self._version = self._registry.version
+            self._routes.clear()
+        route = self._routes.get(type(event))
+        if route is None:
+            route = self._routes[type(event)] = self._all.alone(event, self._subscription)
+        return route
+
+
+def _check_logged(subscription: Subscription) -> None:
+    for event_type in subscription.event_types:
+        if not declaration_of(event_type).logged:
+            refuse_option(
+                "delivery",
+                subscription.name,
+                f"{event_type.__qualname__} is declared with logged=False, so no log has it. "
+                f"Drop that, or subscribe with delivery=Queued().",
+            )

@@ -1,0 +1,100 @@
+"""
+The right to consume one subscription, as far as this process has it.
+
+Law: asks, renews and gives back; what is done with the right is decided elsewhere. A lease
+is taken over from somebody only if he is known to be gone, or was not heard of for as long
+as leases last: by this process's own clock, for the times in a lease are another's.
+"""
+
+from __future__ import annotations
+
+from eventbus._clock import Clock
+from eventbus._furniture import logger
+from eventbus._owner import is_gone, owner
+from eventbus.progress import Lease
+from eventbus.store import Store
+
+__all__ = ["Tenure"]
+
+_STANDBY = 1.0  # seconds between two questions whether a lease is free, at most
+
+
+class Tenure:
+    """
+    The lease of one subscription, or the wait for it.
+
+    Args:
+        name: The subscription's.
+        seconds: How long a lease lasts unless renewed.
+        store: Where leases are kept.
+        clock: The bus's.
+
+    Attributes:
+        lease: The lease, while it is held.
+        is_waiting: Somebody else has it.
+    """
+
+    def __init__(self, name: str, seconds: float, store: Store, clock: Clock) -> None:
+        self.lease: Lease | None = None
+        self.is_waiting = False
+        self._name = name
+        self._seconds = seconds
+        self._store = store
+        self._clock = clock
+        self._renew_at = self._ask_at = 0.0
+        self._seen: tuple[Lease | None, float] = (None, 0.0)
+
+    def renew(self, now: float) -> None:
+        """
+        Let the lease run anew, if it is time.
+
+        Raises:
+            LeaseLostError: Somebody else has it by now.
+        """
+        if self.lease is not None and now >= self._renew_at:
+            time, progress = self._clock.time(), self._store.progress
+            self.lease = progress.renew(self.lease, ttl=self._seconds, now=time)
+            self._renew_at = now + self._seconds / 3
+
+    def ask(self, now: float) -> bool:
+        """
+        Ask for the lease, if it is time; whether it is held now.
+        """
+        if now < self._ask_at:
+            return False
+        self._ask_at = now + min(_STANDBY, self._seconds / 3)
+        progress = self._store.progress
+        holder = progress.position(self._name).lease
+        self.lease = progress.acquire(
+            self._name,
+            owner=owner(),
+            ttl=self._seconds,
+            now=self._clock.time(),
+            instead_of=holder if holder is not None and self._is_gone(holder, now) else None,
+        )
+        if self.lease is None and not self.is_waiting:
+            logger().info("%s is consumed by %s; this process stands by", self._name, holder)
+        self.is_waiting = self.lease is None
+        self._renew_at = now + self._seconds / 3
+        return self.lease is not None
+
+    def _is_gone(self, holder: Lease, now: float) -> bool:
+        if is_gone(holder.owner):
+            return True
+        seen, since = self._seen
+        if seen != holder:
+            self._seen = (holder, now)
+            return False
+        return now - since > self._seconds
+
+    def give_back(self) -> None:
+        """
+        Let somebody else have it, at once if the store can be reached.
+        """
+        lease, self.lease, self._ask_at = self.lease, None, 0.0
+        if lease is None:
+            return
+        try:
+            self._store.progress.release(lease)
+        except Exception:
+            logger().exception("the lease of %s is not given back; it ends by itself", self._name)

@@ -1,0 +1,69 @@
+"""
+What never came to a call: its dead letter, and who is told.
+
+Law: a letter of this kind pushes out none that tells of a failure: it is kept if there
+is room. A store or an observer that fails hides nothing.
+"""
+
+from __future__ import annotations
+
+from eventbus._furniture import Furniture, logger
+from eventbus._verdict import Trial
+from eventbus.dead_letter import DeadLetter, DeadLetters, Reason
+from eventbus.instrumentation import DeadLettered, Dropped, Undelivered
+
+__all__ = ["write_off"]
+
+
+def write_off(furniture: Furniture, subscription: str, trial: Trial, reason: Reason) -> None:
+    """
+    Keep what will not be handled as a dead letter, if there is room, and tell the observers.
+    """
+    letter = _kept(furniture, subscription, trial, reason)
+    if not furniture.observers:
+        return
+    envelope = trial.receipt.envelope
+    occurrence = Dropped if reason == "dropped" else Undelivered
+    furniture.notify(occurrence(envelope=envelope, subscription=subscription))
+    if letter is not None:
+        furniture.notify(
+            DeadLettered(
+                envelope=envelope, subscription=subscription, letter_id=letter.id, reason=reason
+            )
+        )
+
+
+def _kept(
+    furniture: Furniture, subscription: str, trial: Trial, reason: Reason
+) -> DeadLetter | None:
+    try:
+        # First: where thousands are dropped, writing letters would take longer than handling.
+        if not _has_room(furniture.dead_letters):
+            return None
+        letter = _letter(furniture, subscription, trial, reason)
+        return letter if furniture.dead_letters.add(letter) else None
+    except Exception:
+        logger().exception(
+            "the dead letter of %s for event %s could not be kept", subscription, trial.receipt.id
+        )
+        return None
+
+
+def _letter(furniture: Furniture, subscription: str, trial: Trial, reason: Reason) -> DeadLetter:
+    now, stories = furniture.now(), trial.stories
+    return DeadLetter(
+        id=furniture.clock.new_id(),
+        envelope=trial.receipt.envelope,
+        subscription=subscription,
+        reason=reason,
+        attempts=trial.number,
+        failures=stories,
+        first_failure=stories[0].time if stories else now,
+        last_failure=now,
+        idempotency_key=trial.key,
+    )
+
+
+def _has_room(letters: DeadLetters) -> bool:
+    capacity: int | None = getattr(letters, "capacity", None)
+    return capacity is None or len(letters) < capacity

@@ -1,0 +1,186 @@
+"""
+Collections: arrays, sets and mappings, of whatever their items are.
+
+Law: a collection comes back as the kind its field declares. Where that is an
+abstract one, the first kind of the table is an array and any other says its name:
+``{"list": [...]}``. What can be a key of a JSON object is one, and what cannot makes
+the mapping an array of pairs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, abc
+from types import MappingProxyType
+from typing import Any
+
+from eventbus.codec._misfit import MisfitError, kind_of, type_of, within
+from eventbus.codec._scalars import Reader, Writer
+
+__all__ = ["ARRAYS", "MAPPINGS", "array_hooks", "mapping_hooks", "pair_hooks", "row_hooks"]
+
+# What a field may declare, and which kinds it may then hold.
+ARRAYS: dict[Any, tuple[type, ...]] = {
+    list: (list,),
+    tuple: (tuple,),
+    set: (set,),
+    frozenset: (frozenset,),
+    abc.Sequence: (tuple, list),
+    abc.Collection: (tuple, list, frozenset, set),
+    abc.Iterable: (tuple, list, frozenset, set),
+    abc.MutableSequence: (list,),
+    abc.Set: (frozenset, set),
+    abc.MutableSet: (set,),
+}
+MAPPINGS: dict[Any, type] = {
+    dict: dict,
+    OrderedDict: OrderedDict,
+    Counter: Counter,
+    MappingProxyType: MappingProxyType,
+    abc.Mapping: dict,
+    abc.MutableMapping: dict,
+}
+
+
+def array_hooks(
+    kinds: tuple[type, ...], item: Any, write_item: Writer, read_item: Reader
+) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of an array whose items are all of one type.
+    """
+    bare = kinds[0]
+    by_name = {kind.__name__: kind for kind in kinds[1:]}
+
+    def write(value: Any) -> Any:
+        kind = _kind_among(kinds, value)
+        items: list[Any] = []
+        try:
+            for each in value:
+                items.append(write_item(each))
+        except Exception as error:
+            raise within(f"[{len(items)}]", error) from None
+        return items if kind is bare else {kind.__name__: items}
+
+    def read(data: Any, _: Any) -> Any:
+        kind, found = bare, type_of(data)
+        if found is dict and len(data) == 1 and by_name.keys() >= data.keys():
+            ((name, data),) = data.items()
+            kind = by_name[name]
+        return kind(_read_items(data, item, read_item))
+
+    return write, read
+
+
+def row_hooks(items: list[tuple[Any, Writer, Reader]]) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of a tuple that declares a type for each of its places.
+    """
+
+    def check(value: Any, kind: Any) -> None:
+        if not isinstance(value, kind):
+            raise MisfitError(f"expected {kind.__name__}, not {kind_of(value)}")
+        if len(value) != len(items):
+            raise MisfitError(f"expected {len(items)} items, not {len(value)}")
+
+    def write(value: Any) -> Any:
+        check(value, tuple)
+        row: list[Any] = []
+        try:
+            for each, (_, write_item, _) in zip(value, items, strict=True):
+                row.append(write_item(each))
+        except Exception as error:
+            raise within(f"[{len(row)}]", error) from None
+        return row
+
+    def read(data: Any, _: Any) -> Any:
+        check(data, list)
+        row: list[Any] = []
+        try:
+            for each, (kind, _, read_item) in zip(data, items, strict=True):
+                row.append(read_item(each, kind))
+        except Exception as error:
+            raise within(f"[{len(row)}]", error) from None
+        return tuple(row)
+
+    return write, read
+
+
+def mapping_hooks(
+    kind: type,
+    types: tuple[Any, Any],
+    writers: tuple[Writer, Writer],
+    readers: tuple[Reader, Reader],
+) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of a mapping whose keys are written as text: a JSON object.
+    """
+    (key_type, item_type), (write_key, write_item), (read_key, read_item) = types, writers, readers
+
+    def write(value: Any) -> Any:
+        _kind_among((kind,), value)
+        data: dict[str, Any] = {}
+        key: Any = None
+        try:
+            for key, each in value.items():
+                data[write_key(key)] = write_item(each)
+        except Exception as error:
+            raise within(f"[{key!r:.100}]", error) from None
+        return data
+
+    def read(data: Any, _: Any) -> Any:
+        if type_of(data) is not dict:
+            raise MisfitError(f"expected an object, not {kind_of(data)}")
+        found: dict[Any, Any] = {}
+        key = ""
+        try:
+            for key, each in data.items():
+                found[read_key(key, key_type)] = read_item(each, item_type)
+        except Exception as error:
+            raise within(f"[{key!r:.100}]", error) from None
+        return found if kind is dict else _made(kind, found)
+
+    return write, read
+
+
+def pair_hooks(kind: type, write_pair: Writer, read_pair: Reader) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of a mapping whose keys are no text: an array of pairs.
+    """
+
+    def write(value: Any) -> Any:
+        _kind_among((kind,), value)
+        pairs: list[Any] = []
+        try:
+            for pair in value.items():
+                pairs.append(write_pair(pair))
+        except Exception as error:
+            raise within(f"[{len(pairs)}]", error) from None
+        return pairs
+
+    def read(data: Any, _: Any) -> Any:
+        return _made(kind, dict(_read_items(data, None, read_pair)))
+
+    return write, read
+
+
+def _read_items(data: Any, item: Any, read_item: Reader) -> list[Any]:
+    if type_of(data) is not list:
+        raise MisfitError(f"expected an array, not {kind_of(data)}")
+    items: list[Any] = []
+    try:
+        for each in data:
+            items.append(read_item(each, item))
+    except Exception as error:
+        raise within(f"[{len(items)}]", error) from None
+    return items
+
+
+def _kind_among(kinds: tuple[type, ...], value: object) -> type:
+    for kind in kinds:
+        if isinstance(value, kind):
+            return kind
+    options = " or ".join(kind.__name__ for kind in kinds)
+    raise MisfitError(f"expected {options}, not {kind_of(value)}")
+
+
+def _made(kind: type, found: dict[Any, Any]) -> Any:
+    return found if kind is dict else kind(found)

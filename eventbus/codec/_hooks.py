@@ -1,0 +1,294 @@
+"""
+The hooks of every type the codec knows, and the converter they are looked up in.
+
+Law: a type's two hooks are made together, once, when it is first met; what cannot be
+read back has no writing hook either. Hooks of inner types are always looked up in the
+converter, so that a user's own hook is found wherever its type turns up.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum
+from threading import local
+from typing import Any, NoReturn
+
+import cattrs
+
+from eventbus.codec import _collections as collections
+from eventbus.codec._misfit import MisfitError, within
+from eventbus.codec._objects import object_reader, object_writer
+from eventbus.codec._pydantic import is_model, model_hooks
+from eventbus.codec._scalars import (
+    Reader,
+    Writer,
+    enum_hooks,
+    literal_hooks,
+    plain,
+    scalar_hooks,
+    subclass_hooks,
+)
+from eventbus.codec._shapes import Field, fields_of, has_fields
+from eventbus.codec._types import (
+    UNIONS,
+    bare,
+    classes_of,
+    is_hashable,
+    is_text,
+    members_of,
+    native_of,
+    stands_for,
+)
+from eventbus.codec._unions import Member, optional_hooks, spelled, union_hooks
+
+__all__ = ["GivenHooks", "Hooks"]
+
+Pair = tuple[Writer, Reader]
+Maker = Callable[[Any], Pair]
+SCALARS = scalar_hooks()
+# cattrs dispatches these, and all classes derived from them, before it asks anybody else.
+_SETTLED = (str, bytes, int, float, Enum)
+
+
+class _Later:
+    """
+    Stands for a hook that is being made: a type may contain itself.
+    """
+
+    __slots__ = ("hook",)
+
+    hook: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.hook(*arguments)
+
+
+class _UnderWay(local):
+    """
+    What this thread is making hooks of.
+    """
+
+    def __init__(self) -> None:
+        self.pairs: dict[Any, Pair] = {}
+
+
+class Hooks:
+    """
+    Makes and keeps the hooks, and has them registered with a converter of its own.
+
+    Attributes:
+        converter: The converter. Hooks registered with it go before the ones made here.
+    """
+
+    def __init__(self) -> None:
+        self.converter = cattrs.Converter(
+            unstructure_fallback_factory=_unknown, structure_fallback_factory=_unknown
+        )
+        self._made: dict[Any, Pair] = {}
+        self._under_way = _UnderWay()
+        converter: Any = self.converter
+        for kind in _SETTLED:
+            converter.register_structure_hook(kind, self._read_settled)
+            converter.register_unstructure_hook(kind, self._write_settled)
+        converter.register_unstructure_hook_factory(self._is_ours, self._own_writer)
+        converter.register_structure_hook_factory(self._is_ours, self._own_reader)
+
+    def forget(self) -> None:
+        """
+        Make every hook anew when it is next asked for.
+        """
+        self._made.clear()
+
+    def writer(self, kind: Any) -> Writer:
+        """
+        Return the hook that writes values of a type.
+        """
+        if not is_hashable(kind):
+            return self._make(kind)[0]
+        hook = self.converter.get_unstructure_hook(kind, cache_result=False)
+        return self.pair(kind)[0] if hook == self._write_settled else hook
+
+    def reader(self, kind: Any) -> Reader:
+        """
+        Return the hook that reads values of a type.
+        """
+        if not is_hashable(kind):
+            return self._make(kind)[1]
+        hook = self.converter.get_structure_hook(kind, cache_result=False)
+        return self.pair(kind)[1] if hook == self._read_settled else hook
+
+    def pair(self, kind: Any) -> Pair:
+        """
+        Return our own two hooks of a type, made now if they were not yet.
+
+        Raises:
+            MisfitError: No hooks can be made.
+        """
+        under_way = self._under_way.pairs
+        found = self._made.get(kind) or under_way.get(kind)
+        if found is not None:
+            return found
+        is_outermost = not under_way
+        write, read = _Later(), _Later()
+        under_way[kind] = write, read
+        try:
+            write.hook, read.hook = under_way[kind] = self._make(kind)
+            if is_outermost:
+                self._made.update(under_way)
+            return under_way[kind]
+        finally:
+            if is_outermost:
+                under_way.clear()
+
+    def _own_writer(self, kind: Any) -> Writer:
+        return self.pair(kind)[0]
+
+    def _own_reader(self, kind: Any) -> Reader:
+        return self.pair(kind)[1]
+
+    def _make(self, kind: Any) -> Pair:
+        maker = self._maker_of(kind)
+        if maker is None:
+            _unknown(kind)
+        return maker(kind)
+
+    def _is_ours(self, kind: Any) -> bool:
+        return self._maker_of(kind) is not None
+
+    def _write_settled(self, value: Any) -> Any:
+        return self.pair(type(value))[0](value)
+
+    def _read_settled(self, data: Any, kind: Any) -> Any:
+        return self.pair(kind)[1](data, kind)
+
+    def _maker_of(self, kind: Any) -> Maker | None:
+        if kind is Any or kind is object:
+            return lambda _: (plain, lambda data, _: data)
+        if kind is None or (isinstance(kind, type) and kind in SCALARS):
+            return lambda kind: SCALARS[kind or type(None)]
+        if stands_for(kind) is not kind:
+            return self._alias
+        origin = typing.get_origin(kind) or kind
+        if origin in UNIONS:
+            return self._union
+        if origin is typing.Literal:
+            return lambda kind: literal_hooks(typing.get_args(kind), self.writer)
+        if is_model(kind):
+            return model_hooks
+        if has_fields(kind):
+            return self._object
+        if origin in collections.ARRAYS:
+            return self._array
+        if origin in collections.MAPPINGS:
+            return self._mapping
+        return self._derived_maker(kind) if isinstance(kind, type) else None
+
+    def _derived_maker(self, kind: type) -> Maker | None:
+        if issubclass(kind, Enum):
+            return enum_hooks
+        base = next((base for base in kind.__mro__ if base in SCALARS), None)
+        if base is None:
+            return None
+        return lambda kind: subclass_hooks(kind, *SCALARS[base])
+
+    # -- the makers --------------------------------------------------------------------------
+
+    def _alias(self, kind: Any) -> Pair:
+        inner = stands_for(kind)
+        read = self.reader(inner)
+        return self.writer(inner), lambda data, _: read(data, inner)
+
+    def _object(self, kind: Any) -> Pair:
+        cls = typing.get_origin(kind) or kind
+        forbids = bool(getattr(self.converter, "forbid_extra_keys", False))
+        writers: list[tuple[Field, Writer, bool]] = []
+        readers: list[tuple[Field, Reader, bool]] = []
+        for field in fields_of(kind):
+            try:
+                write, read = self.writer(field.type), self.reader(field.type)
+            except Exception as error:
+                raise within(f".{field.name}", error) from None
+            is_type = isinstance(field.type, type)
+            built_in = SCALARS.get(field.type, (None, None)) if is_type else (None, None)
+            writers.append((field, write, write is built_in[0]))
+            readers.append((field, read, read is built_in[1]))
+        reader = object_reader(cls, readers, forbid_extra_keys=forbids)
+        return object_writer(cls, writers), reader
+
+    def _array(self, kind: Any) -> Pair:
+        origin = typing.get_origin(kind) or kind
+        items = typing.get_args(kind)
+        if origin is tuple and kind not in (tuple, typing.Tuple) and items[1:] != (Ellipsis,):  # noqa: UP006
+            return collections.row_hooks(
+                [(each, self.writer(each), self.reader(each)) for each in items]
+            )
+        item = items[0] if items else Any
+        kinds = collections.ARRAYS[origin]
+        return collections.array_hooks(kinds, item, self.writer(item), self.reader(item))
+
+    def _mapping(self, kind: Any) -> Pair:
+        made = collections.MAPPINGS[typing.get_origin(kind) or kind]
+        key, *rest = typing.get_args(kind) or (str, Any)
+        item = int if made is Counter else rest[0]
+        writers = self._key_writer(key), self.writer(item)
+        readers = self._key_reader(key), self.reader(item)
+        if is_text(key):
+            return collections.mapping_hooks(made, (key, item), writers, readers)
+        row = zip((key, item), writers, readers, strict=True)
+        return collections.pair_hooks(made, *collections.row_hooks(list(row)))
+
+    def _key_writer(self, key: Any) -> Writer:
+        write = self.writer(key)
+        return (lambda value: str(write(value))) if bare(key) is int else write
+
+    def _key_reader(self, key: Any) -> Reader:
+        read = self.reader(key)
+        return (lambda text, kind: read(int(text), kind)) if bare(key) is int else read
+
+    def _union(self, kind: Any) -> Pair:
+        members = members_of(kind)
+        some = [member for member in members if member is not type(None)]
+        if len(some) == 1:
+            return optional_hooks(some[0], self.writer(some[0]), self.reader(some[0]))
+        return union_hooks([self._member(member) for member in members])
+
+    def _member(self, kind: Any) -> Member:
+        return Member(kind, classes_of(kind), native_of(kind), self.writer(kind), self.reader(kind))
+
+
+class GivenHooks:
+    """
+    The hooks of a user's own converter, as they are.
+
+    Attributes:
+        converter: The converter.
+    """
+
+    def __init__(self, converter: cattrs.Converter) -> None:
+        self.converter = converter
+
+    def forget(self) -> None:
+        """
+        Keep nothing; the converter forgets by itself.
+        """
+
+    def writer(self, kind: Any) -> Writer:
+        """
+        Return the hook that writes values of a type.
+        """
+        return self.converter.get_unstructure_hook(kind, cache_result=False)
+
+    def reader(self, kind: Any) -> Reader:
+        """
+        Return the hook that reads values of a type.
+        """
+        return self.converter.get_structure_hook(kind, cache_result=False)
+
+
+def _unknown(kind: Any) -> NoReturn:
+    raise MisfitError(
+        f"{spelled(kind)} is a type the codec does not know. Declare the class with @event or "
+        f"as a dataclass, or register a structure and an unstructure hook on codec.converter"
+    )

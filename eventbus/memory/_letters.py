@@ -1,0 +1,138 @@
+"""
+Dead letters in memory, undecoded.
+
+Law: a dictionary in order of arrival, and who has claimed which letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import attrs
+
+from eventbus.errors import DeadLetterNotFoundError
+from eventbus.event_log import check_limit
+from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
+
+__all__ = ["MemoryLetters"]
+
+
+class MemoryLetters:
+    """
+    Keeps letters in this process, until it ends.
+
+    Args:
+        lock: What to hold while something changes; reentrant.
+    """
+
+    def __init__(self, lock: AbstractContextManager[Any]) -> None:
+        self._lock = lock
+        self._by_id: dict[str, KeptLetter] = {}
+        self._claims: dict[str, tuple[str, float]] = {}
+
+    def add(self, letter: KeptLetter) -> None:
+        """
+        Keep a letter, or raise `ValueError`: one of its id is kept already.
+        """
+        with self._lock:
+            self.prepare([letter])()
+
+    def prepare(self, letters: Sequence[KeptLetter]) -> Callable[[], None]:
+        """
+        Return what keeps *letters* and cannot fail while the lock is held.
+        """
+        added = dict[str, KeptLetter]()
+        for letter in letters:
+            if letter.id in self._by_id or letter.id in added:
+                raise ValueError(f"dead letter {letter.id!r} is kept already: use replace()")
+            added[letter.id] = letter
+        return lambda: self._by_id.update(added)
+
+    def get(self, id: str) -> KeptLetter:
+        """
+        Return the letter of that id.
+        """
+        with self._lock:
+            try:
+                return self._by_id[id]
+            except KeyError:
+                raise DeadLetterNotFoundError(
+                    f"there is no dead letter {id!r}: it was redriven, discarded or never kept",
+                    letter_id=id,
+                ) from None
+
+    def query(
+        self,
+        selection: Selection = EVERY_LETTER,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[KeptLetter]:
+        """
+        Return the letters that are meant, first arrival first, at most *limit*.
+        """
+        check_limit(limit)
+        with self._lock:
+            ids = list(self._by_id)
+            start = 0 if after is None else ids.index(self.get(after).id) + 1
+            letters = [self._by_id[id] for id in ids[start:]]
+        return [letter for letter in letters if selection.matches(letter)][:limit]
+
+    def count(self, selection: Selection = EVERY_LETTER) -> int:
+        """
+        Return how many letters are meant.
+        """
+        return len(self.query(selection))
+
+    def replace(self, letter: KeptLetter) -> None:
+        """
+        Put *letter* in the place of the one with its id; its claim ends.
+        """
+        with self._lock:
+            self._by_id[self.get(letter.id).id] = letter
+            self._claims.pop(letter.id, None)
+
+    def edit(self, id: str, payload: bytes | None) -> KeptLetter:
+        """
+        Deliver *payload* from now on; ``None``: the original again.
+        """
+        with self._lock:
+            self._by_id[id] = letter = attrs.evolve(self.get(id), edited=payload)
+        return letter
+
+    def remove(self, id: str) -> KeptLetter:
+        """
+        Take the letter of that id out and return it.
+        """
+        with self._lock:
+            self.get(id)
+            self._claims.pop(id, None)
+            return self._by_id.pop(id)
+
+    def discard(self, selection: Selection = EVERY_LETTER) -> int:
+        """
+        Throw away the letters that are meant, all if nothing is said; count them.
+        """
+        with self._lock:
+            return len([self.remove(letter.id) for letter in self.query(selection)])
+
+    def claim(self, id: str, *, owner: str, ttl: float, now: float) -> bool:
+        """
+        Ask for the right to redrive a letter; of all who ask, one gets it.
+        """
+        with self._lock:
+            self.get(id)
+            holder, expires = self._claims.get(id, (owner, now))
+            if holder != owner and now < expires:
+                return False
+            self._claims[id] = (owner, now + ttl)
+            return True
+
+    def held_keys(self, subscription: str) -> frozenset[str]:
+        """
+        Return the keys whose later events wait behind a letter.
+        """
+        letters = self.query(Selection(subscription=subscription, holds_key=True))
+        return frozenset(each.record.key for each in letters if each.record.key is not None)

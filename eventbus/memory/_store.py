@@ -1,0 +1,220 @@
+"""
+A whole store in memory, with transactions and crashes.
+
+Law: what a killed process would have left on disk survives `MemoryStore.crash`, and
+nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock, RLock
+from typing import TYPE_CHECKING
+from weakref import finalize
+
+import attrs
+
+from eventbus.errors import StoreClosedError, StoreLockedError
+from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
+from eventbus.memory._keys import StagedKeys
+from eventbus.memory._letters import MemoryLetters
+from eventbus.memory._log import InMemoryEventLog, Staged
+from eventbus.memory._progress import MemoryProgress
+from eventbus.progress import Advance, Lease, Step, Transaction, lost
+
+if TYPE_CHECKING:
+    from eventbus._handler_connection import HandlerConnection
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """
+    Keeps everything that a durable bus keeps, in this process, until it ends.
+
+    A handler's own tables live in an SQLite database in memory.
+
+    Args:
+        busy_timeout: How long a transaction waits for another one to end, in seconds.
+        idempotency: Where keys are kept; an `InMemoryIdempotencyStore` unless given.
+
+    Attributes:
+        log: The history.
+        progress: How far each subscription has come.
+        letters: What was given up on.
+        idempotency: Which keys are being handled and which have been.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self, *, busy_timeout: float = 5.0, idempotency: IdempotencyStore | None = None
+    ) -> None:
+        self._busy_timeout = busy_timeout
+        self._database = Lock()
+        self._connection: HandlerConnection | None = None
+        self._crashes = 0
+        self._lock = lock = RLock()
+        self._letters = MemoryLetters(lock)
+        self._log = InMemoryEventLog(self._floor, lock)
+        self._progress = MemoryProgress(self._log, self._letters, lock, self._transaction)
+        self._idempotency = InMemoryIdempotencyStore() if idempotency is None else idempotency
+        self.is_closed = False
+
+    def _floor(self) -> float:
+        return self._progress.floor()
+
+    @property
+    def log(self) -> InMemoryEventLog:
+        """
+        The history.
+        """
+        self._check_open()
+        return self._log
+
+    @property
+    def progress(self) -> MemoryProgress:
+        """
+        How far each subscription has come.
+        """
+        self._check_open()
+        return self._progress
+
+    @property
+    def letters(self) -> MemoryLetters:
+        """
+        What was given up on.
+        """
+        self._check_open()
+        return self._letters
+
+    @property
+    def idempotency(self) -> IdempotencyStore:
+        """
+        Which keys are being handled and which have been.
+        """
+        self._check_open()
+        return self._idempotency
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise StoreClosedError("the store has been closed")
+
+    def check(self) -> tuple[str, ...]:
+        """
+        Find nothing: there is no file to be damaged.
+        """
+        self._check_open()
+        return ()
+
+    def close(self) -> None:
+        """
+        Refuse whatever is asked from now on; again is fine.
+        """
+        self.is_closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None and self._database.acquire(timeout=self._busy_timeout):
+            connection.close()
+            self._database.release()
+
+    def crash(self) -> None:
+        """
+        Forget what a killed process forgets, and be open again.
+
+        Leases end, and whoever holds one is fenced off. Open transactions will not commit.
+        Nobody listens to appends any more. What was begun stays begun.
+        """
+        with self._lock:
+            self._crashes += 1
+            self._progress.release_all()
+            self._log.listeners.clear()
+            self._log.staged.clear()
+            self.is_closed = False
+
+    @contextmanager
+    def _transaction(self, lease: Lease) -> Generator[Transaction]:
+        self._progress.fenced(lease)
+        if not self._database.acquire(timeout=self._busy_timeout):
+            raise StoreLockedError(
+                f"another transaction was open for all of the {self._busy_timeout:g} seconds that "
+                f"{lease.subscription} waited for it to end"
+            )
+        try:
+            with self._joined(lease) as transaction:
+                yield transaction
+        finally:
+            self._database.release()
+
+    @contextmanager
+    def _joined(self, lease: Lease) -> Generator[_MemoryTransaction]:
+        crashes, connection = self._crashes, self._connect()
+        connection.execute("BEGIN IMMEDIATE")
+        staged = self._log.staged[connection] = []
+        keys = StagedKeys(self._idempotency)
+        connection.is_lent = True
+        try:
+            yield (transaction := _MemoryTransaction(lease, connection, keys, self._progress))
+            connection.take_back()
+            with self._lock:
+                if crashes != self._crashes:
+                    raise lost(lease)
+                self._commit(transaction, staged)
+        except BaseException:
+            connection.is_lent = False
+            connection.rollback()
+            keys.undo()
+            raise
+        finally:
+            self._log.staged.pop(connection, None)
+        if staged:
+            self._log.listeners.call()
+
+    def _commit(self, transaction: _MemoryTransaction, staged: Staged) -> None:
+        last = self._log.last_offset()
+        try:
+            for records, version in staged:
+                self._log.store(records, version)
+            install = self._progress.prepare(transaction.lease, transaction.steps)
+            transaction.connection.commit()
+        except BaseException:
+            self._log.forget_after(last)
+            raise
+        install()
+        transaction.idempotency.settle()
+
+    def _connect(self) -> HandlerConnection:
+        if self._connection is None:
+            import sqlite3  # late: for start-up time
+
+            from eventbus._handler_connection import HandlerConnection  # late: likewise
+
+            self._connection = sqlite3.connect(
+                ":memory:",
+                isolation_level=None,
+                check_same_thread=False,
+                factory=HandlerConnection,
+            )
+            finalize(self, self._connection.close)  # whoever forgets to close loses nothing
+        return self._connection
+
+
+@attrs.frozen
+class _MemoryTransaction:
+    """
+    A transaction under way: its steps are applied when it commits.
+    """
+
+    lease: Lease
+    connection: HandlerConnection
+    idempotency: StagedKeys
+    _progress: MemoryProgress
+    steps: list[Step] = attrs.field(init=False, factory=list[Step])
+
+    def advance(self, step: Step) -> Advance:
+        """
+        Make *step* part of the transaction.
+        """
+        advance = self._progress.try_out(self.lease, [*self.steps, step])
+        self.steps.append(step)
+        return advance

@@ -1,0 +1,233 @@
+"""
+Replay: logged events once more, to a callable or to a subscription.
+
+Law: a replay reads the log and moves nothing, neither an offset nor a retry. To a
+subscription goes what it had finished when the replay began; what it had not is delivered
+afterwards, as ever. So nothing is left out at the seam and nothing comes twice, and a
+replay that was cut short is simply begun anew.
+
+::
+
+    log        1  2  3  4  5  6  7  8  9
+    taken                      ▲              6 waits for its retry
+    replayed   ─────────────┘  ╰─             7 is the last; is_replay is true
+    delivered                 6     ─────►    afterwards; is_replay is false
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Unpack
+
+import attrs
+
+from eventbus._clock import Clock, SystemClock
+from eventbus._envelope import Envelope
+from eventbus._owner import is_gone, owner
+from eventbus._playback import Replayed, ReplayOptions, Run
+from eventbus.codec import Codec
+from eventbus.errors import SubscriptionBusyError
+from eventbus.progress import Lease, Progress
+from eventbus.store import Store
+
+__all__ = [
+    "Keeper",
+    "ReplayOptions",
+    "Replayed",
+    "areplay",
+    "areplay_subscription",
+    "replay",
+    "replay_subscription",
+]
+
+_LEASE = 60.0  # seconds; renewed between two events when a third of it has passed
+
+
+def replay(
+    store: Store,
+    codec: Codec,
+    deliver: Callable[[Envelope[Any]], object],
+    **options: Unpack[ReplayOptions],
+) -> Replayed:
+    """
+    Hand logged events to *deliver*, in the order of their offsets, up to the log's end.
+
+    The end is where the log ended when the replay began. Each envelope says so by
+    ``is_replay``, and which offset it has.
+
+    Returns:
+        How far it has come.
+
+    Raises:
+        Exception: What *deliver* or *reset* raises, with a note that says where.
+        DecodeError: An event cannot be read, and ``unreadable="raise"``.
+
+    .. versionadded:: 0.1
+    """
+    run = Run(store, codec, **options)
+    for envelope in run:
+        try:
+            deliver(envelope)
+        except BaseException as error:
+            run.note(error, envelope)
+            raise
+    return run.report()
+
+
+async def areplay(
+    store: Store,
+    codec: Codec,
+    deliver: Callable[[Envelope[Any]], Awaitable[object]],
+    **options: Unpack[ReplayOptions],
+) -> Replayed:
+    """
+    Hand logged events to *deliver*, awaiting each; see `replay`.
+
+    .. versionadded:: 0.1
+    """
+    run = Run(store, codec, **options)
+    for envelope in run:
+        try:
+            await deliver(envelope)
+        except BaseException as error:
+            run.note(error, envelope)
+            raise
+    return run.report()
+
+
+def replay_subscription(
+    store: Store,
+    codec: Codec,
+    deliver: Callable[[Envelope[Any], Lease], object],
+    name: str,
+    **options: Unpack[ReplayOptions],
+) -> Replayed:
+    """
+    Hand to *deliver* what the subscription *name* has finished; see `replay`.
+
+    It holds the subscription's lease meanwhile: nobody else consumes it.
+
+    Args:
+        store: Where its position is.
+        codec: What reads the events.
+        deliver: Calls its handler. It is given the lease, too, for a
+            `eventbus.progress.Progress.transaction` of the handler's own.
+        name: The subscription.
+        options: See `ReplayOptions`.
+
+    Raises:
+        SubscriptionBusyError: It is running, here or in another process.
+        SubscriptionNotFoundError: It has no position in this store.
+        LeaseLostError: One event took longer than the lease, and somebody took over.
+
+    .. versionadded:: 0.1
+    """
+    with _held(store, codec, name, options) as (run, keeper):
+        for envelope in run:
+            try:
+                deliver(envelope, keeper.lease)
+            except BaseException as error:
+                run.note(error, envelope)
+                raise
+        return run.report()
+
+
+async def areplay_subscription(
+    store: Store,
+    codec: Codec,
+    deliver: Callable[[Envelope[Any], Lease], Awaitable[object]],
+    name: str,
+    **options: Unpack[ReplayOptions],
+) -> Replayed:
+    """
+    Hand to *deliver*, awaiting each, what is finished; see `replay_subscription`.
+
+    .. versionadded:: 0.1
+    """
+    with _held(store, codec, name, options) as (run, keeper):
+        for envelope in run:
+            try:
+                await deliver(envelope, keeper.lease)
+            except BaseException as error:
+                run.note(error, envelope)
+                raise
+        return run.report()
+
+
+@attrs.define(eq=False)
+class Keeper:
+    """
+    Holds the lease of one subscription, and renews it between two events.
+    """
+
+    progress: Progress
+    lease: Lease
+    clock: Clock
+    ttl: float
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls, progress: Progress, name: str, *, clock: Clock, ttl: float = _LEASE
+    ) -> Generator[Keeper]:
+        """
+        Hold the lease for the length of a ``with`` block.
+
+        Raises:
+            SubscriptionBusyError: Somebody else holds it.
+        """
+        holder = progress.position(name).lease
+        gone = holder if holder is not None and is_gone(holder.owner) else None
+        lease = progress.acquire(name, owner=owner(), ttl=ttl, now=clock.time(), instead_of=gone)
+        if lease is None:
+            raise SubscriptionBusyError(
+                f"{name} is being consumed by {_spelled(progress, name)}: stop that first, or try "
+                f"again when it has ended",
+                subscription=name,
+                owner=_spelled(progress, name),
+            )
+        keeper = cls(progress, lease, clock, ttl)
+        try:
+            yield keeper
+        finally:
+            progress.release(keeper.lease)
+
+    def renew(self) -> None:
+        """
+        Renew the lease, if a third of its time has passed.
+
+        Raises:
+            LeaseLostError: Somebody else has it.
+        """
+        now = self.clock.time()
+        if self.lease.expires - now < self.ttl * 2 / 3:
+            self.lease = self.progress.renew(self.lease, ttl=self.ttl, now=now)
+
+
+def _spelled(progress: Progress, name: str) -> str:
+    holder = progress.position(name).lease
+    return "somebody else" if holder is None else holder.owner
+
+
+@contextmanager
+def _held(
+    store: Store, codec: Codec, name: str, options: ReplayOptions
+) -> Generator[tuple[Run, Keeper]]:
+    """
+    Hold the lease, and yield the replay of what *name* has finished.
+    """
+    clock = options.get("clock") or SystemClock()
+    with Keeper.of(store.progress, name, clock=clock) as keeper:
+        position = store.progress.position(name)
+        unfinished = {each.offset for each in store.progress.pending(name)}
+        run = Run(
+            store,
+            codec,
+            subscription=name,
+            taken=position.taken,
+            without=unfinished,
+            tick=keeper.renew,
+            **options,
+        )
+        yield run, keeper

@@ -1,0 +1,189 @@
+"""
+Idempotency keys in a table: one claim among threads and processes.
+
+Law: a store decides, it does not wait. Time comes in on the caller's monotonic clock and
+is kept as wall time, in nanoseconds, so that processes agree on it; how far the two are
+apart is measured once, when the store is made. So a wall clock that is set back later
+prolongs nothing here, and in processes started after it by as much.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from eventbus._clock import Clock
+from eventbus.idempotency import Claim, HasId
+from eventbus.sqlite._writer import Statements, Work, cursor_of
+
+__all__ = ["SQLiteIdempotencyStore", "Shift"]
+
+T = TypeVar("T")
+_ENDLESS = 2**62  # nanoseconds: the year 2116
+
+_CLAIM = """
+    INSERT INTO eventbus_keys (scope, key, token, event_id, is_done, expires)
+    VALUES (?1, ?2, ?3, ?4, FALSE, ?5)
+    ON CONFLICT (scope, key) DO UPDATE
+    SET token = ?3, event_id = ?4, is_done = FALSE, expires = ?5
+    WHERE expires <= ?6
+    RETURNING token
+"""
+_HOLDER = "SELECT is_done, event_id, expires FROM eventbus_keys WHERE scope = ? AND key = ?"
+_OWN = "scope = ? AND key = ? AND token = ?"
+_RENEW = f"UPDATE eventbus_keys SET expires = ? WHERE {_OWN} AND NOT is_done"
+_COMPLETE = f"""
+    UPDATE eventbus_keys SET expires = CASE WHEN is_done THEN expires ELSE ? END, is_done = TRUE
+    WHERE {_OWN}
+"""
+_RELEASE = f"DELETE FROM eventbus_keys WHERE {_OWN}"
+_SWEEP = """
+    DELETE FROM eventbus_keys WHERE (scope, key) IN (
+        SELECT scope, key FROM eventbus_keys WHERE is_done AND expires <= ? LIMIT 64
+    )
+"""
+_SWEEP_EVERY = 32  # claims; half of what one sweep takes, so that it keeps up with them
+
+
+@attrs.frozen
+class KeyClaim:
+    """
+    What came of asking for a key.
+    """
+
+    name: tuple[str, str]
+    token: str
+    state: Literal["granted", "done", "pending"]
+    event_id: str | None
+    expires: float
+
+
+@attrs.frozen
+class Shift:
+    """
+    How far the wall clock is ahead of a monotonic one, in nanoseconds.
+    """
+
+    nanoseconds: int
+
+    @classmethod
+    def of(cls, clock: Clock) -> Shift:
+        """
+        Measure it now.
+        """
+        return cls(round((clock.time() - clock.monotonic()) * 1e9))
+
+    def to_wall(self, monotonic: float) -> int:
+        """
+        Return wall time in nanoseconds.
+        """
+        return min(round(min(monotonic, 1e10) * 1e9) + self.nanoseconds, _ENDLESS)
+
+    def to_monotonic(self, nanoseconds: int) -> float:
+        """
+        Return seconds on the monotonic clock.
+        """
+        return (nanoseconds - self.nanoseconds) / 1e9
+
+
+class SQLiteIdempotencyStore:
+    """
+    Keeps keys in the file of a `SQLiteStore`, for all processes that have it open.
+
+    `SQLiteStore.idempotency` is one, and `SQLiteStore.keys` makes others of the same keys.
+    It cannot call back whoever waits for a key: a holder may be in another process.
+
+    Attributes:
+        ttl: How long a success is remembered, in seconds.
+        lease: How long a holder may be silent before its key is free, in seconds.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Work[Any]], Any],
+        *,
+        shift: Shift,
+        new_token: Callable[[], str],
+        ttl: float,
+        lease: float,
+    ) -> None:
+        for name, value in (("ttl", ttl), ("lease", lease)):
+            if not value > 0:
+                raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")
+        self._run = run
+        self._shift = shift
+        self._new_token = new_token
+        self._claims = 0
+        self.ttl = ttl
+        self.lease = lease
+
+    def on(self, connection: sqlite3.Connection) -> SQLiteIdempotencyStore:
+        """
+        Return the same store as part of the transaction that is open on *connection*.
+
+        What is claimed, completed and released through it counts when its owner commits.
+        """
+        return SQLiteIdempotencyStore(
+            lambda work: work(cursor_of(connection)),
+            shift=self._shift,
+            new_token=self._new_token,
+            ttl=self.ttl,
+            lease=self.lease,
+        )
+
+    def claim(self, scope: str, key: str, *, source: HasId, now: float) -> Claim:
+        """
+        Ask for a key; of all who ask for a free one, in all processes, one is granted.
+        """
+        token, event_id, present = self._new_token(), source.id, self._shift.to_wall(now)
+        expires = self._shift.to_wall(now + self.lease)
+        self._claims += 1
+        sweeps = self._claims % _SWEEP_EVERY == 0
+
+        def work(connection: Statements) -> list[tuple[int, str | None, int]]:
+            if sweeps:
+                connection.execute(_SWEEP, (present,))
+            given = (scope, key, token, event_id, expires, present)
+            if connection.execute(_CLAIM, given).fetchall():
+                return []
+            return connection.execute(_HOLDER, (scope, key)).fetchall()
+
+        held: list[tuple[int, str | None, int]] = self._run(work)
+        if not held:
+            return KeyClaim((scope, key), token, "granted", event_id, now + self.lease)
+        ((is_done, holder_id, ends),) = held
+        state: Literal["done", "pending"] = "done" if is_done else "pending"
+        return KeyClaim((scope, key), "", state, holder_id, self._shift.to_monotonic(ends))
+
+    def renew(self, claim: Any, *, now: float) -> bool:
+        """
+        Let the lease run anew from *now*; ``False`` when fenced off, freed or completed.
+        """
+        return self._change(_RENEW, claim, self._shift.to_wall(now + self.lease))
+
+    def complete(self, claim: Any, *, now: float) -> bool:
+        """
+        Record success for one ttl from *now*; ``False`` when fenced off.
+        """
+        return self._change(_COMPLETE, claim, self._shift.to_wall(now + self.ttl))
+
+    def release(self, claim: Any) -> bool:
+        """
+        Free the key, pending or completed; ``False`` when fenced off.
+        """
+        return self._change(_RELEASE, claim)
+
+    def _change(self, sql: str, claim: KeyClaim, *values: int) -> bool:
+        given = (*values, *claim.name, claim.token)
+        changed: int = self._run(lambda connection: connection.execute(sql, given).rowcount)
+        return changed > 0
+
+    def add_waiter(self, claim: Any, callback: Callable[[], object]) -> None:
+        """
+        Answer that this store cannot call back.
+        """

@@ -1,0 +1,184 @@
+"""
+Dead letters in a table, undecoded.
+
+Law: a selection becomes conditions from the texts in this file, and parameters.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from eventbus.errors import DeadLetterNotFoundError
+from eventbus.event_log import check_limit
+from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
+from eventbus.sqlite._database import Database
+from eventbus.sqlite._rows import LETTER, from_letter, from_time, to_letter
+from eventbus.sqlite._writer import Statements, Writer
+
+__all__ = ["SQLiteLetters", "insert_letter"]
+
+_COLUMNS = [column.strip() for column in LETTER.split(",")]
+_INSERT = f"INSERT INTO eventbus_letters ({LETTER}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_REPLACE = (
+    f"UPDATE eventbus_letters SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, "
+    "claimed_by = NULL, claimed_until = NULL WHERE id = ?"
+)
+_CLAIM = """
+    UPDATE eventbus_letters SET claimed_by = ?1, claimed_until = ?2
+    WHERE id = ?3 AND (claimed_by IS NULL OR claimed_by = ?1 OR claimed_until <= ?4)
+"""
+# A name without a dot is a simple one: it may end a qualified name.
+_ERROR = (
+    "error_type <> '' AND (error_type = ? OR (instr(?, '.') = 0 "
+    "AND substr(error_type, -length(?) - 1) = '.' || ?))"
+)
+
+
+class SQLiteLetters:
+    """
+    Keeps letters in the file of a `SQLiteStore`, which makes it.
+    """
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+
+    def add(self, letter: KeptLetter) -> None:
+        """
+        Keep a letter, or raise `ValueError`: one of its id is kept already.
+        """
+        self._writer.run(lambda connection: insert_letter(connection, letter))
+
+    def get(self, id: str) -> KeptLetter:
+        """
+        Return the letter of that id.
+        """
+        rows = self._database.query(f"SELECT {LETTER} FROM eventbus_letters WHERE id = ?", (id,))
+        if not rows:
+            raise _missing(id)
+        return to_letter(rows[0])
+
+    def query(
+        self,
+        selection: Selection = EVERY_LETTER,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[KeptLetter]:
+        """
+        Return the letters that are meant, first arrival first, at most *limit*.
+        """
+        check_limit(limit)
+        where, given = _where(selection)
+        sql = f"SELECT {LETTER} FROM eventbus_letters WHERE {where} AND place > ? ORDER BY place"
+        place = 0 if after is None else self._place(after)
+        rows = self._database.query(f"{sql} LIMIT ?", (*given, place, limit or -1))
+        return list(map(to_letter, rows))
+
+    def _place(self, id: str) -> int:
+        rows = self._database.query("SELECT place FROM eventbus_letters WHERE id = ?", (id,))
+        if not rows:
+            raise _missing(id)
+        place: int = rows[0][0]
+        return place
+
+    def count(self, selection: Selection = EVERY_LETTER) -> int:
+        """
+        Return how many letters are meant.
+        """
+        where, given = _where(selection)
+        sql = f"SELECT count(*) FROM eventbus_letters WHERE {where}"
+        number: int = self._database.query(sql, given)[0][0]
+        return number
+
+    def replace(self, letter: KeptLetter) -> None:
+        """
+        Put *letter* in the place of the one with its id; its claim ends.
+        """
+        self._change(letter.id, _REPLACE, (*from_letter(letter), letter.id))
+
+    def edit(self, id: str, payload: bytes | None) -> KeptLetter:
+        """
+        Deliver *payload* from now on; ``None``: the original again.
+        """
+        self._change(id, "UPDATE eventbus_letters SET edited = ? WHERE id = ?", (payload, id))
+        return self.get(id)
+
+    def _change(self, id: str, sql: str, given: Sequence[Any]) -> None:
+        if not self._writer.run(lambda connection: connection.execute(sql, given).rowcount):
+            raise _missing(id)
+
+    def remove(self, id: str) -> KeptLetter:
+        """
+        Take the letter of that id out and return it.
+        """
+        sql = f"DELETE FROM eventbus_letters WHERE id = ? RETURNING {LETTER}"
+        rows = self._writer.run(lambda connection: connection.execute(sql, (id,)).fetchall())
+        if not rows:
+            raise _missing(id)
+        return to_letter(rows[0])
+
+    def discard(self, selection: Selection = EVERY_LETTER) -> int:
+        """
+        Throw away the letters that are meant, all if nothing is said; count them.
+        """
+        where, given = _where(selection)
+        sql = f"DELETE FROM eventbus_letters WHERE {where}"
+        return self._writer.run(lambda connection: connection.execute(sql, given).rowcount)
+
+    def claim(self, id: str, *, owner: str, ttl: float, now: float) -> bool:
+        """
+        Ask for the right to redrive a letter; of all who ask, one gets it.
+        """
+        given = (owner, now + ttl, id, now)
+        if self._writer.run(lambda connection: connection.execute(_CLAIM, given).rowcount):
+            return True
+        self._place(id)  # or it is not there at all
+        return False
+
+    def held_keys(self, subscription: str) -> frozenset[str]:
+        """
+        Return the keys whose later events wait behind a letter.
+        """
+        sql = (
+            "SELECT DISTINCT key FROM eventbus_letters "
+            "WHERE holds_key AND subscription = ? AND key IS NOT NULL"
+        )
+        return frozenset(key for (key,) in self._database.query(sql, (subscription,)))
+
+
+def insert_letter(connection: Statements, letter: KeptLetter) -> None:
+    """
+    Keep *letter* in the transaction that is open on *connection*.
+    """
+    try:
+        connection.execute(_INSERT, from_letter(letter))
+    except sqlite3.IntegrityError as error:
+        text = f"dead letter {letter.id!r} is kept already: use replace()"
+        raise ValueError(text) from error
+
+
+def _where(selection: Selection) -> tuple[str, list[Any]]:
+    each, names = selection, selection.names
+    conditions: list[tuple[str, Sequence[Any]]] = [
+        ("subscription = ?", (each.subscription,)),
+        ("key = ?", (each.key,)),
+        (_ERROR, (each.error,) * 4),
+        ("reason = ?", (each.reason,)),
+        ("last_failure >= ?", (each.since and from_time(each.since),)),
+        ("last_failure < ?", (each.before and from_time(each.before),)),
+        ("holds_key = ?", (each.holds_key,)),
+    ]
+    if names is not None:
+        conditions.append((f"name IN ({', '.join('?' * len(names))})", tuple(names)))
+    given = [(text, values) for text, values in conditions if None not in values]
+    texts = [text for text, _ in given] or ["TRUE"]
+    return " AND ".join(texts), [value for _, values in given for value in values]
+
+
+def _missing(id: str) -> DeadLetterNotFoundError:
+    return DeadLetterNotFoundError(
+        f"there is no dead letter {id!r}: it was redriven, discarded or never kept", letter_id=id
+    )

@@ -1,0 +1,324 @@
+"""
+Positions, pending deliveries and leases in tables.
+
+Law: a step is one transaction, begun by asking whether the lease still counts: SQLite
+lets nobody else write until it ends, so the answer holds for all of it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from eventbus._handler_connection import HandlerConnection
+from eventbus.event_log import Listeners, check_limit
+from eventbus.kept_letters import KeptLetter
+from eventbus.progress import (
+    Advance,
+    Lease,
+    Pending,
+    Position,
+    Start,
+    Step,
+    Transaction,
+    lost,
+    unknown,
+)
+from eventbus.sqlite._database import Database
+from eventbus.sqlite._faults import faults
+from eventbus.sqlite._keys import SQLiteIdempotencyStore
+from eventbus.sqlite._letters import insert_letter
+from eventbus.sqlite._rows import from_time
+from eventbus.sqlite._writer import Statements, Writer, cursor_of
+
+__all__ = ["SQLiteProgress"]
+
+_POSITIONS = """
+    SELECT
+        name, taken,
+        coalesce((SELECT min("offset") - 1 FROM eventbus_deliveries WHERE subscription = each.id),
+                 taken),
+        (SELECT count(*) FROM eventbus_deliveries WHERE subscription = each.id),
+        coalesce((SELECT max("offset") FROM eventbus_events), 0)
+            - max(taken, coalesce((SELECT min("offset") - 1 FROM eventbus_events), 0)),
+        (SELECT count(*) FROM eventbus_letters WHERE subscription = each.name),
+        owner, token, expires
+    FROM eventbus_subscriptions AS each
+"""
+# Each takes the parameter that `Start` is translated to; "now" and "origin" have none.
+_STARTS = {
+    "now": 'coalesce((SELECT max("offset") FROM eventbus_events), 0)',
+    "origin": "0",
+    "offset": "?2",
+    "instant": 'coalesce((SELECT "offset" - 1 FROM eventbus_events WHERE time >= ?2 '
+    'ORDER BY "offset" LIMIT 1), (SELECT max("offset") FROM eventbus_events), 0)',
+}
+_ACQUIRE = """
+    UPDATE eventbus_subscriptions
+    SET owner = ?1, expires = ?2,
+        token = (SELECT value FROM eventbus_facts WHERE name = 'token')
+    WHERE name = ?3 AND (token IS NULL OR expires <= ?4 OR token = ?5)
+    RETURNING token
+"""
+_BEGIN = """
+    INSERT INTO eventbus_deliveries (subscription, "offset", attempts) VALUES (?, ?, 1)
+    ON CONFLICT (subscription, "offset") DO UPDATE SET attempts = attempts + 1, due = NULL
+    RETURNING attempts
+"""
+_WAIT = 'INSERT OR IGNORE INTO eventbus_deliveries (subscription, "offset") VALUES (?, ?)'
+_DONE = 'DELETE FROM eventbus_deliveries WHERE subscription = ? AND "offset" = ?'
+_RETRY = 'UPDATE eventbus_deliveries SET due = ?, story = ? WHERE subscription = ? AND "offset" = ?'
+_HOLDS = "SELECT 1 FROM eventbus_letters WHERE holds_key AND subscription = ? AND key = ? LIMIT 1"
+
+
+class SQLiteProgress:
+    """
+    Keeps positions in the file of a `SQLiteStore`, which makes it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        writer: Writer,
+        listeners: Listeners,
+        keys_on: Callable[[sqlite3.Connection], SQLiteIdempotencyStore],
+    ) -> None:
+        self._database = database
+        self._writer = writer
+        self._listeners = listeners
+        self._keys_on = keys_on
+
+    def open(self, name: str, *, start: Start = "now") -> Position:
+        """
+        Return where the subscription stands; *start* decides the first time only.
+        """
+        kind, given = _start(start)
+        sql = f"INSERT OR IGNORE INTO eventbus_subscriptions (name, taken) VALUES (?1, {kind})"
+        if not self._rows("WHERE name = ?", name):
+            self._writer.run(lambda connection: connection.execute(sql, (name, *given)))
+        return self.position(name)
+
+    def position(self, name: str) -> Position:
+        """
+        Return where the subscription stands.
+        """
+        positions = self._rows("WHERE name = ?", name)
+        if not positions:
+            raise unknown(name)
+        return positions[0]
+
+    def positions(self) -> list[Position]:
+        """
+        Return where all subscriptions stand, by name.
+        """
+        return self._rows("ORDER BY name")
+
+    def _rows(self, which: str, *parameters: str) -> list[Position]:
+        return [
+            Position(
+                name=name,
+                offset=offset,
+                taken=taken,
+                pending=pending,
+                lag=max(0, ahead) + pending,
+                dead=dead,
+                lease=None if token is None else Lease(name, owner, token, expires),
+            )
+            for name, taken, offset, pending, ahead, dead, owner, token, expires in (
+                self._database.query(_POSITIONS + which, parameters)
+            )
+        ]
+
+    def forget(self, name: str) -> None:
+        """
+        Forget the subscription's position and pending deliveries; its letters stay.
+        """
+
+        def work(connection: Statements) -> None:
+            sql = "DELETE FROM eventbus_subscriptions WHERE name = ? RETURNING id"
+            rows = connection.execute(sql, (name,)).fetchall()
+            if not rows:
+                raise unknown(name)
+            connection.execute("DELETE FROM eventbus_deliveries WHERE subscription = ?", rows[0])
+
+        self._writer.run(work)
+
+    def acquire(
+        self, name: str, *, owner: str, ttl: float, now: float, instead_of: Lease | None = None
+    ) -> Lease | None:
+        """
+        Ask for the right to consume the subscription; of all who ask, one gets it.
+        """
+        token = None if instead_of is None else instead_of.token
+
+        def work(connection: Statements) -> int | None:
+            connection.execute("UPDATE eventbus_facts SET value = value + 1 WHERE name = 'token'")
+            rows = connection.execute(_ACQUIRE, (owner, now + ttl, name, now, token)).fetchall()
+            return rows[0][0] if rows else None
+
+        self.position(name)
+        granted = self._writer.run(work)
+        return None if granted is None else Lease(name, owner, granted, now + ttl)
+
+    def renew(self, lease: Lease, *, ttl: float, now: float) -> Lease:
+        """
+        Let the lease run anew from *now*.
+        """
+        self._update(lease, "SET expires = ?", now + ttl)
+        return attrs.evolve(lease, expires=now + ttl)
+
+    def release(self, lease: Lease) -> bool:
+        """
+        Give the lease back; ``False`` when it was lost already.
+        """
+        sql = "UPDATE eventbus_subscriptions SET token = NULL WHERE name = ? AND token = ?"
+        given = (lease.subscription, lease.token)
+        return self._writer.run(lambda connection: connection.execute(sql, given).rowcount) > 0
+
+    def _update(self, lease: Lease, change: str, *values: Any) -> None:
+        sql = f"UPDATE eventbus_subscriptions {change} WHERE name = ? AND token = ?"
+        given = (*values, lease.subscription, lease.token)
+        if not self._writer.run(lambda connection: connection.execute(sql, given).rowcount):
+            raise lost(lease)
+
+    def advance(self, lease: Lease, step: Step) -> Advance:
+        """
+        Apply *step*, all of it or nothing.
+        """
+        return self._writer.run(lambda connection: apply(connection, lease, step))
+
+    async def aadvance(self, lease: Lease, step: Step) -> Advance:
+        """
+        Do as `advance`, without blocking the event loop while the disk is at work.
+        """
+        return await self._writer.arun(lambda connection: apply(connection, lease, step))
+
+    @contextmanager
+    def transaction(self, lease: Lease) -> Generator[Transaction]:
+        """
+        Open a transaction that commits at the end of the ``with`` block.
+        """
+        path, connection = self._database.path, self._database.borrow()
+        try:
+            with faults(path):
+                connection.execute("BEGIN IMMEDIATE")
+                _fence(connection, lease)
+            connection.is_lent = True
+            yield SQLiteTransaction(lease, connection, self._keys_on(connection), path)
+            connection.take_back()
+            with faults(path):
+                connection.execute("COMMIT")
+        finally:
+            connection.is_lent = False
+            connection.rollback()  # nothing, after a commit
+            self._database.give_back(connection)
+        self._listeners.call()
+
+    def pending(self, name: str, *, after: int = 0, limit: int | None = None) -> list[Pending]:
+        """
+        Return the deliveries taken and not finished, in the order of their offsets.
+        """
+        check_limit(limit)
+        self.position(name)
+        sql = (
+            'SELECT "offset", attempts, due, story FROM eventbus_deliveries WHERE subscription = '
+            '(SELECT id FROM eventbus_subscriptions WHERE name = ?) AND "offset" > ? '
+            'ORDER BY "offset" LIMIT ?'
+        )
+        rows = self._database.query(sql, (name, after, -1 if limit is None else limit))
+        return [
+            Pending(offset=offset, attempts=attempts, due=due, story=story)
+            for offset, attempts, due, story in rows
+        ]
+
+    def reset(self, lease: Lease, *, to: int) -> None:
+        """
+        Begin again after offset *to*: what was pending is forgotten, letters stay.
+        """
+
+        def work(connection: Statements) -> None:
+            id = _fence(connection, lease)
+            connection.execute("DELETE FROM eventbus_deliveries WHERE subscription = ?", (id,))
+            sql = "UPDATE eventbus_subscriptions SET taken = ? WHERE id = ?"
+            connection.execute(sql, (to, id))
+
+        self._writer.run(work)
+
+
+@attrs.frozen
+class SQLiteTransaction:
+    """
+    A transaction under way, on a connection of its own.
+    """
+
+    lease: Lease
+    connection: HandlerConnection
+    idempotency: SQLiteIdempotencyStore
+    _path: str
+
+    def advance(self, step: Step) -> Advance:
+        """
+        Make *step* part of the transaction.
+        """
+        with faults(self._path):
+            return apply(cursor_of(self.connection), self.lease, step)
+
+
+def _start(start: Start) -> tuple[str, tuple[int, ...]]:
+    if isinstance(start, datetime):
+        return _STARTS["instant"], (from_time(start),)
+    if isinstance(start, int):
+        return _STARTS["offset"], (start,)
+    return _STARTS[start], ()
+
+
+def _fence(connection: Statements, lease: Lease) -> int:
+    """
+    Return the subscription's number, if the lease still counts.
+    """
+    sql = "SELECT id FROM eventbus_subscriptions WHERE name = ? AND token = ?"
+    rows = connection.execute(sql, (lease.subscription, lease.token)).fetchall()
+    if not rows:
+        raise lost(lease)
+    number: int = rows[0][0]
+    return number
+
+
+def apply(connection: Statements, lease: Lease, step: Step) -> Advance:
+    """
+    Apply *step* in the transaction that is open on *connection*.
+    """
+    id = _fence(connection, lease)
+    connection.executemany(_DONE, [(id, offset) for offset in step.done])
+    connection.executemany(_RETRY, [(each.due, each.story, id, each.offset) for each in step.retry])
+    for letter in step.dead:
+        _bury(connection, id, letter)
+    held = [
+        letter.record.offset
+        for letter in step.hold
+        if connection.execute(_HOLDS, (lease.subscription, letter.record.key)).fetchall()
+        and _bury(connection, id, letter)
+    ]
+    if step.taken is not None:
+        sql = "UPDATE eventbus_subscriptions SET taken = max(taken, ?) WHERE id = ?"
+        connection.execute(sql, (step.taken, id))
+    connection.executemany(_WAIT, [(id, offset) for offset in step.waiting])
+    attempts = {
+        offset: connection.execute(_BEGIN, (id, offset)).fetchall()[0][0] for offset in step.begin
+    }
+    return Advance(attempts, frozenset(held))
+
+
+def _bury(connection: Statements, id: int, letter: KeptLetter) -> bool:
+    """
+    Put *letter* in the place of its delivery; ``False``: that was finished before.
+    """
+    if not connection.execute(_DONE, (id, letter.record.offset)).rowcount:
+        return False
+    insert_letter(connection, letter)
+    return True

@@ -1,0 +1,744 @@
+"""
+Durable subscriptions on a file: threads, transactions, leases, and a store that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus import (
+    BusClosedError,
+    ConcurrencyError,
+    Durable,
+    Envelope,
+    EventBus,
+    LeaseLostError,
+    Queued,
+    StoreFullError,
+    SubscriptionOptionError,
+    UncommittedError,
+    event,
+    fixed,
+)
+from eventbus import _owner as owners
+from eventbus.memory import MemoryStore
+from eventbus.sqlite import SQLiteStore
+from eventbus.testing import TestBus, VirtualClock, record
+
+PATIENCE = 20.0  # seconds, real ones: what takes longer has failed
+
+
+@event(key="key")
+class Placed:
+    number: int
+    key: str = "K"
+
+
+@event
+class Paid:
+    number: int
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "shop.db"
+    with closing(sqlite3.connect(found)) as connection:
+        connection.execute("CREATE TABLE done (number INTEGER)")
+        connection.commit()
+    return found
+
+
+@pytest.fixture
+def bus(path: Path) -> Iterator[EventBus]:
+    made = EventBus(store=SQLiteStore(path))
+    yield made
+    made.close(timeout=PATIENCE)
+
+
+@pytest.fixture(autouse=True)
+def silence(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL + 1, "eventbus")
+
+
+def numbers_in(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [number for (number,) in connection.execute("SELECT number FROM done")]
+
+
+def note_in(bus: EventBus, calls: list[int], name: str = "note", **options: Any) -> None:
+    """
+    Subscribe a handler that notes down what it gets.
+    """
+
+    def note(placed: Placed) -> None:
+        calls.append(placed.number)
+
+    bus.subscribe(Placed, note, name=name, delivery=Durable(**options))
+
+
+# -- lifecycle --------------------------------------------------------------------------------
+
+
+def test_nothing_is_consumed_before_the_bus_is_started(bus: EventBus) -> None:
+    """
+    Then everything is, and `drain` waits for it.
+    """
+    calls = list[int]()
+    note_in(bus, calls)
+    bus.publish(Placed(1))
+    assert bus.drain(PATIENCE).ok
+    assert [] == calls
+    bus.start()
+    assert bus.drain(PATIENCE).ok
+    assert [1] == calls
+    bus.publish(Placed(2))
+    assert bus.drain(PATIENCE).ok
+    assert [1, 2] == calls
+
+
+def test_async_handlers_run_on_the_loop_that_entered_the_bus(path: Path) -> None:
+    """
+    And `apublish` does not wait for the disk in the loop.
+    """
+    calls = list[tuple[int, object]]()
+
+    async def main() -> None:
+        async with EventBus(store=SQLiteStore(path)) as bus:
+
+            async def note(placed: Placed) -> None:
+                await asyncio.sleep(0)
+                calls.append((placed.number, asyncio.get_running_loop()))
+
+            bus.subscribe(Placed, note, delivery=Durable())
+            await asyncio.gather(*(bus.apublish(Placed(number)) for number in range(5)))
+            assert (await bus.adrain(PATIENCE)).ok
+            assert {(number, asyncio.get_running_loop()) for number in range(5)} == set(calls)
+
+    asyncio.run(main())
+
+
+def test_what_is_not_handled_by_the_end_stays_in_the_file(path: Path) -> None:
+    """
+    Closing lets the handler finish what it has in hand, and begins nothing more.
+    """
+    entered, may_go_on, calls = threading.Event(), threading.Event(), list[int]()
+
+    def slow(placed: Placed) -> None:
+        calls.append(placed.number)
+        entered.set()
+        may_go_on.wait(PATIENCE)
+
+    with EventBus(store=SQLiteStore(path)) as first:
+        first.subscribe(Placed, slow, name="note", delivery=Durable())
+        first.publish_many([Placed(number) for number in range(4)])
+        assert entered.wait(PATIENCE)
+        closing_thread = threading.Thread(target=first.close, args=(PATIENCE,))
+        closing_thread.start()
+        may_go_on.set()
+        closing_thread.join(PATIENCE)
+    handled = len(calls)
+    assert handled < 4
+    with EventBus(store=SQLiteStore(path)) as second:
+        note_in(second, calls)
+        assert second.drain(PATIENCE).ok
+    assert [0, 1, 2, 3] == calls
+
+
+def test_a_handler_longer_than_the_grace_is_called_again_after_a_restart(path: Path) -> None:
+    """
+    Closing ends at about that time, and says what was still running.
+    """
+    entered, may_go_on = threading.Event(), threading.Event()
+
+    def slow(placed: Placed) -> None:
+        entered.set()
+        may_go_on.wait(PATIENCE)
+
+    first = EventBus(store=SQLiteStore(path))
+    first.subscribe(Placed, slow, name="note", delivery=Durable())
+    first.publish(Placed(1))
+    first.start()
+    assert entered.wait(PATIENCE)
+    report = first.close(timeout=0.01)
+    assert {"note": 1} == report.running
+    may_go_on.set()
+    calls = list[int]()
+    with EventBus(store=SQLiteStore(path)) as second:
+        note_in(second, calls)
+        assert second.drain(PATIENCE).ok
+    assert [1] == calls
+
+
+def test_the_bus_closes_its_store(path: Path) -> None:
+    """
+    What it was given is its own; publishing is refused as ever.
+    """
+    store = SQLiteStore(path)
+    bus = EventBus(store=store)
+    bus.close()
+    assert store.is_closed
+    with pytest.raises(BusClosedError):
+        bus.publish(Placed(1))
+
+
+def test_a_subscription_made_on_a_running_bus_consumes_at_once(bus: EventBus) -> None:
+    """
+    And one that is cancelled gives its place back to the next of that name.
+    """
+    calls = list[int]()
+    bus.start()
+    note_in(bus, calls)
+    bus.publish(Placed(1))
+    assert bus.drain(PATIENCE).ok
+    [subscription] = bus.subscriptions
+    subscription.cancel()
+    bus.publish(Placed(2))
+    note_in(bus, calls)
+    assert bus.drain(PATIENCE).ok
+    assert [1, 2] == calls
+
+
+def test_statistics_tell_where_a_subscription_stands(bus: EventBus) -> None:
+    """
+    Its offset, its lag, what this process does about it, and who consumes it.
+    """
+    calls = list[int]()
+    note_in(bus, calls)
+    bus.publish(Placed(1))
+    durable = bus.stats().subscriptions["note"].durable
+    assert durable is not None
+    assert (0, 1, "idle", None) == (durable.offset, durable.lag, durable.state, durable.owner)
+    bus.start()
+    bus.drain(PATIENCE)
+    durable = bus.stats().subscriptions["note"].durable
+    assert durable is not None
+    assert (1, 0, "consuming") == (durable.offset, durable.lag, durable.state)
+    assert owners.owner() == durable.owner
+    [explanation] = bus.explain(Placed(1))
+    assert "from the log" in explanation.reason
+
+
+# -- exactly once -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handlers_writes_and_its_progress_are_stored_together(
+    bus: EventBus, path: Path, is_async: bool
+) -> None:
+    """
+    Or not at all: what a failed attempt has written is gone.
+    """
+    fails = [ValueError("no")]
+
+    def write(placed: Placed, envelope: Envelope, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+        if placed.number == 2 and fails:
+            raise fails.pop()
+
+    async def awrite(placed: Placed, *, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+        await asyncio.sleep(0)
+        if placed.number == 2 and fails:
+            raise fails.pop()
+
+    bus.subscribe(
+        Placed,
+        awrite if is_async else write,
+        name="write",
+        delivery=Durable(),
+        retry=fixed(delay=0.001, attempts=2),
+        idempotency_key="number",
+    )
+    bus.publish_many([Placed(1), Placed(2), Placed(2), Placed(3)])
+    bus.start()
+    assert bus.drain(PATIENCE).ok
+    assert [1, 2, 3] == sorted(numbers_in(path))
+    assert 1 == bus.stats().subscriptions["write"].duplicate
+
+
+def test_what_such_a_handler_publishes_is_part_of_its_transaction(
+    bus: EventBus, path: Path
+) -> None:
+    """
+    Inline handlers get it after the commit, and nobody does if the handler fails.
+    """
+    seen, scheduled = list[tuple[int, list[int]]](), list[bool]()
+    fails = [ValueError("no")]
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+        scheduled.append(bus.publish(Paid(placed.number)).is_scheduled)
+        if fails:
+            raise fails.pop()
+
+    bus.subscribe(
+        Placed, write, delivery=Durable(), retry=fixed(delay=0.001, attempts=2), name="write"
+    )
+    bus.subscribe(Paid, lambda paid: seen.append((paid.number, numbers_in(path))), name="inline")
+    bus.publish(Placed(1))
+    bus.start()
+    assert bus.drain(PATIENCE).ok
+    assert [(1, [1])] == seen
+    assert [True, True] == scheduled
+    assert bus._store is not None
+    assert ["Placed", "Paid"] == [each.name for each in bus._store.log.read()]
+
+
+def test_a_connection_is_for_durable_subscriptions(bus: EventBus) -> None:
+    """
+    No other has a transaction to lend.
+    """
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None: ...
+
+    for options in ({}, {"delivery": Queued()}, {"delivery": Durable(), "offload": True}):
+        with pytest.raises(SubscriptionOptionError, match="connection"):
+            bus.subscribe(Placed, write, name="write", **options)
+
+
+def test_a_redrive_gets_a_connection_as_well(bus: EventBus, path: Path) -> None:
+    """
+    Where the subscription is consumed; elsewhere its failure says so.
+    """
+    fails = [ValueError("no")]
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+        if fails:
+            raise fails.pop()
+
+    bus.subscribe(Placed, write, delivery=Durable(), name="write")
+    bus.publish(Placed(1))
+    bus.start()
+    bus.drain(PATIENCE)
+    [letter] = bus.dead_letters
+    assert bus.redrive(letter).ok
+    assert [1] == numbers_in(path)
+    assert 0 == len(bus.dead_letters)
+
+
+# -- the outbox -------------------------------------------------------------------------------
+
+
+def test_a_publish_joins_the_applications_transaction(bus: EventBus, path: Path) -> None:
+    """
+    Rolled back, it is not in the log; committed, it is delivered.
+    """
+    calls = list[int]()
+    note_in(bus, calls)
+    bus.start()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        bus.publish(Placed(1), connection=connection)
+        connection.execute("ROLLBACK")
+        connection.execute("BEGIN")
+        bus.publish_many([Placed(2), Placed(3)], connection=connection)
+        assert bus._store is not None
+        assert 0 == bus._store.log.last_offset()
+        connection.execute("COMMIT")
+    bus.publish(Placed(4))  # which makes the bus look
+    assert bus.drain(PATIENCE).ok
+    assert [2, 3, 4] == calls
+
+
+def test_nobody_is_called_before_the_application_commits(bus: EventBus, path: Path) -> None:
+    """
+    A publish that others than durable subscriptions would get is refused, with the cure.
+    """
+    bus.subscribe(Paid, print, name="inline")
+    connection = sqlite3.connect(path)
+    with closing(connection), pytest.raises(UncommittedError, match="would reach inline before"):
+        bus.publish(Paid(1), connection=connection)
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+
+
+def test_a_stream_has_the_version_the_publisher_expects(bus: EventBus) -> None:
+    """
+    Else the publish is refused, and nobody gets the event.
+    """
+    calls = list[Placed]()
+    bus.subscribe(Placed, calls.append, name="inline")
+    bus.publish(Placed(1), expected_version=0)
+    with pytest.raises(ConcurrencyError):
+        bus.publish(Placed(2), expected_version=0)
+    bus.publish_many([Placed(3), Placed(4)], expected_version=1)
+    assert [1, 3, 4] == [each.number for each in calls]
+
+
+def test_what_only_a_log_can_do_is_refused_without_one() -> None:
+    """
+    It is not ignored.
+    """
+    with pytest.raises(TypeError, match="expected_version= is for events that are logged"):
+        EventBus().publish(Placed(1), expected_version=0)
+    with pytest.raises(TypeError, match="connection= is for events that are logged"):
+        EventBus().publish(Placed(1), connection=object())
+
+
+# -- one consumer -----------------------------------------------------------------------------
+
+
+def test_the_second_bus_stands_by(path: Path) -> None:
+    """
+    And takes over when the first one is closed: each event is handled by one of them.
+    """
+    mine, theirs, came = list[int](), list[int](), threading.Event()
+    first, second = EventBus(store=SQLiteStore(path)), EventBus(store=SQLiteStore(path))
+    note_in(first, mine)
+
+    def note(placed: Placed) -> None:
+        theirs.append(placed.number)
+        came.set()
+
+    second.subscribe(Placed, note, name="note", delivery=Durable())
+    first.start()
+    first.publish(Placed(1))
+    assert first.drain(PATIENCE).ok
+    second.start()
+    assert second.drain(PATIENCE).ok
+    durable = second.stats().subscriptions["note"].durable
+    assert durable is not None
+    assert "standby" == durable.state
+    second.publish(Placed(2))
+    first.publish(Placed(3))
+    assert first.drain(PATIENCE).ok
+    first.close(PATIENCE)
+    second.publish(Placed(4))
+    assert came.wait(PATIENCE)
+    assert second.drain(PATIENCE).ok
+    assert ([1, 2, 3], [4]) == (mine, theirs)
+    second.close(PATIENCE)
+
+
+def test_the_work_of_a_dead_process_is_taken_over_at_once(path: Path) -> None:
+    """
+    What it had begun is handled again, and numbered on.
+    """
+    calls = list[int]()
+    with SQLiteStore(path) as store:
+        store.progress.open("note")
+        bus = EventBus(store=store)
+        bus.publish(Placed(1))
+        dead = owners.owner().replace(f"pid {os.getpid()} ", "pid 999999999 ")
+        assert store.progress.acquire("note", owner=dead, ttl=3600, now=store_time())
+        note_in(bus, calls)
+        bus.start()
+        assert bus.drain(PATIENCE).ok
+        assert [1] == calls
+        bus.close(PATIENCE)
+
+
+def store_time() -> float:
+    import time
+
+    return time.time()
+
+
+@pytest.mark.parametrize(
+    ("process", "gone"),
+    [
+        ("{place} pid 999999999 abc", True),
+        ("{place} pid {own} {life}", False),
+        ("{place} pid {own} of an earlier life", True),
+        ("{place} pid 1 abc", False),
+        ("elsewhere pid 999999999 abc", False),
+        ("a test", False),
+    ],
+)
+def test_a_process_is_known_to_be_gone_only_where_that_is_certain(process: str, gone: bool) -> None:
+    """
+    A number that is not in use here, or was ours in an earlier life.
+    """
+    place, _, rest = owners.owner().rpartition(" pid ")
+    own, _, life = rest.partition(" ")
+    assert gone is owners.is_gone(process.format(place=place, own=own, life=life))
+
+
+def test_a_lease_nobody_renews_runs_out_also_when_a_clock_was_set_back() -> None:
+    """
+    Whoever stands by goes by how long nothing was heard.
+    """
+    store, clock = MemoryStore(), VirtualClock()
+    bus = TestBus(store=store, clock=clock, errors="collect")
+    calls = list[int]()
+    note_in(bus, calls, lease=10)
+    assert store.progress.acquire("note", owner="elsewhere", ttl=3600, now=clock.time() + 7200)
+    bus.publish(Placed(1))
+    bus.settle()
+    assert [] == calls
+    for _ in range(5):
+        clock.advance(3)
+        bus.settle()
+    assert [1] == calls
+
+
+def test_whoever_has_lost_the_lease_leaves_off() -> None:
+    """
+    What its handler has done is not written down; it asks again later.
+    """
+    store, clock = MemoryStore(), VirtualClock()
+    bus = TestBus(store=store, clock=clock, errors="collect")
+    calls = list[int]()
+
+    def rob(placed: Placed) -> None:
+        calls.append(placed.number)
+        if len(calls) == 1:
+            holder = store.progress.position("rob").lease
+            now = clock.time()
+            robber = store.progress.acquire(
+                "rob", owner="elsewhere", ttl=5, now=now, instead_of=holder
+            )
+            assert robber is not None
+
+    bus.subscribe(Placed, rob, name="rob", delivery=Durable())
+    bus.publish(Placed(1))
+    bus.settle()
+    assert 1 == store.progress.position("rob").lag
+    clock.advance(6)
+    bus.settle()
+    assert [1, 1] == calls
+    assert 0 == store.progress.position("rob").lag
+
+
+def test_a_handler_without_a_lease_gets_no_connection() -> None:
+    """
+    A redrive on a bus that does not consume fails, and says why.
+    """
+    store = MemoryStore()
+    bus = TestBus(store=store, errors="collect")
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None:
+        raise ValueError("no")
+
+    bus.subscribe(Placed, write, name="write", delivery=Durable())
+    bus.publish(Placed(1))
+    bus.settle()
+    [letter] = bus.dead_letters
+    other = TestBus(store=store, errors="collect")
+    other.subscribe(Placed, write, name="write", delivery=Durable())
+    [failure] = other.redrive(letter.id).failures
+    assert isinstance(failure.exception, LeaseLostError)
+
+
+# -- a store that fails -----------------------------------------------------------------------
+
+
+class Failing:
+    """
+    Fails one method of a port, for a while.
+    """
+
+    def __init__(self, port: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_broken = True
+        self.refused = threading.Event()
+        self._do: Callable[..., Any] = getattr(port, name)
+        monkeypatch.setattr(port, name, self)
+
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        if self.is_broken:
+            self.refused.set()
+            raise StoreFullError("no space left on device")
+        return self._do(*given, **options)
+
+
+def test_a_full_disk_is_the_publishers_affair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    It gets the error, and no handler has seen the event.
+    """
+    store = MemoryStore()
+    bus = TestBus(store=store, errors="collect")
+    calls = list[Placed]()
+    bus.subscribe(Placed, calls.append, name="inline")
+    broken = Failing(store.log, "append", monkeypatch)
+    with pytest.raises(StoreFullError):
+        bus.publish(Placed(1))
+    with pytest.raises(StoreFullError):
+        bus.publish_many([Placed(2)])
+    assert [] == calls
+    broken.is_broken = False
+    bus.publish(Placed(3))
+    assert [Placed(3)] == calls
+
+
+@pytest.mark.parametrize("method", ["advance", "position", "acquire"])
+def test_consuming_outlives_a_store_that_fails_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """
+    It is said once; nothing is lost, and nothing is handled twice that was handed out once.
+    """
+    caplog.set_level(logging.ERROR, "eventbus")
+    store, clock = MemoryStore(), VirtualClock()
+    bus = TestBus(store=store, clock=clock, errors="collect")
+    calls = list[int]()
+    note_in(bus, calls)
+    bus.publish_many([Placed(1), Placed(2)])
+    broken = Failing(store.progress, method, monkeypatch)
+    bus.settle()
+    for _ in range(5):
+        clock.advance(10)
+        bus.settle()
+    assert [] == calls
+    assert 1 == len(caplog.records)
+    broken.is_broken = False
+    clock.advance(10)
+    bus.settle()
+    assert [1, 2] == calls
+    assert 0 == store.progress.position("note").lag
+
+
+def test_a_commit_that_fails_is_no_failure_of_the_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A handler in a transaction is called again, as the same attempt.
+    """
+    store, clock = MemoryStore(), VirtualClock()
+    bus = TestBus(store=store, clock=clock, errors="collect")
+    calls = list[int]()
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None:
+        calls.append(placed.number)
+
+    bus.subscribe(Placed, write, name="write", delivery=Durable())
+    bus.publish(Placed(1))
+    broken = Failing(store.progress, "transaction", monkeypatch)
+    bus.settle()
+    broken.is_broken = False
+    clock.advance(1)
+    bus.settle()
+    assert [1] == calls
+    assert 0 == store.letters.count()
+    assert 0 == store.progress.position("write").lag
+
+
+# -- deferred publishes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_store", [False, True])
+def test_a_block_publishes_when_it_has_ended_well(has_store: bool) -> None:
+    """
+    All of it, in order; inside, receipts say that it is still to come.
+    """
+    bus, calls = TestBus(durable=has_store), list[int]()
+    bus.subscribe(Placed, lambda placed: calls.append(placed.number), name="inline")
+    with bus.deferred():
+        receipt = bus.publish(Placed(1))
+        bus.publish_many([Placed(2), Placed(3)])
+        assert receipt.is_scheduled
+        assert [] == calls
+    assert not receipt.is_scheduled
+    assert receipt.delivered == 1
+    assert [1, 2, 3] == calls
+    bus.publish(Placed(4))
+    assert [1, 2, 3, 4] == calls
+
+
+def test_a_block_that_raises_drops_what_it_has_published() -> None:
+    """
+    The publisher's keys are free again, and so is everything else as it was.
+    """
+    bus, calls = TestBus(durable=True), list[int]()
+    bus.subscribe(Placed, lambda placed: calls.append(placed.number), name="inline")
+
+    def fail() -> None:
+        with bus.deferred():
+            bus.publish(Placed(1), idempotency_key="1")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [] == calls
+    assert not bus.publish(Placed(1), idempotency_key="1").duplicate
+    assert [1] == calls
+    assert bus._store is not None
+    assert 1 == bus._store.log.last_offset()
+
+
+def test_a_block_in_a_block_leaves_its_events_to_the_outer_one() -> None:
+    """
+    Which may still raise; what is cancelled meanwhile is not published.
+    """
+    bus, calls = TestBus(), list[int]()
+    bus.subscribe(Placed, lambda placed: calls.append(placed.number), name="inline")
+    with bus.deferred():
+        bus.publish(Placed(1))
+        with bus.deferred():
+            bus.publish(Placed(2))
+            cancelled = bus.publish(Placed(3))
+        assert [] == calls
+        assert cancelled.cancel()
+        assert not cancelled.cancel()
+    assert [1, 2] == calls
+
+
+def test_an_async_block_awaits_its_handlers() -> None:
+    """
+    What other tasks publish meanwhile does not wait for it.
+    """
+    bus, calls = TestBus(durable=True), list[int]()
+
+    @bus.on(Placed, name="inline")
+    async def note(placed: Placed) -> None:
+        await asyncio.sleep(0)
+        calls.append(placed.number)
+
+    async def aside() -> None:
+        await bus.apublish(Placed(9))
+
+    async def main() -> None:
+        task = asyncio.create_task(aside())
+        async with bus.deferred():
+            await bus.apublish(Placed(1))
+            await task
+            assert [9] == calls
+
+    asyncio.run(main())
+    assert [9, 1] == calls
+
+
+def test_a_block_asks_for_the_version_of_a_stream_once() -> None:
+    """
+    For all events of it, or for none.
+    """
+    bus = TestBus(durable=True)
+    with bus.deferred():
+        bus.publish(Placed(1), expected_version=0)
+        bus.publish(Placed(2), expected_version=0)
+    with pytest.raises(ConcurrencyError), bus.deferred():
+        bus.publish(Placed(3), expected_version=0)
+    block = bus.deferred()
+    block.__enter__()
+    bus.publish(Placed(3), expected_version=2)
+    bus.publish(Placed(4))
+    with pytest.raises(TypeError, match="to all events, or to none"):
+        block.__exit__(None)
+    assert bus._store is not None
+    assert 2 == bus._store.log.last_offset()
+
+
+# -- standing in ------------------------------------------------------------------------------
+
+
+def test_a_recording_of_a_bus_with_a_store_has_one_in_memory(bus: EventBus, path: Path) -> None:
+    """
+    Its durable subscriptions come along; the file is not touched.
+    """
+    calls = list[int]()
+    note_in(bus, calls)
+    with record(bus) as recorded:
+        bus.publish(Placed(1))
+        recorded.settle()
+    assert [1] == calls
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+    assert [Placed(1)] == recorded.published

@@ -1,0 +1,63 @@
+"""
+The values of ``delivery=``: what they refuse, and how they say it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import pytest
+
+from eventbus import Inline, Queued
+
+
+def test_inline_has_nothing_to_set():
+    """
+    Inline delivery is a value without options.
+    """
+    assert Inline() == Inline()
+
+
+def test_the_defaults():
+    """
+    A queue holds 1,000 events, blocks when it is full, and has one worker, unless told otherwise.
+    """
+    assert (1_000, "block", 1, None) == attrs.astuple(Queued())
+
+
+@pytest.mark.parametrize("option", ["capacity", "workers"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "1", None])
+def test_counts(option: str, value: Any):
+    """
+    Capacity and workers count from 1, and are whole numbers.
+    """
+    with pytest.raises(ValueError) as refused:
+        Queued(**{option: value})
+    assert f"{option} of Queued() counts from 1, {value!r} is none" == str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["drop", "", None, 1])
+def test_overflow(value: Any):
+    """
+    What is no policy for a full queue is refused, and those there are are named.
+    """
+    with pytest.raises(ValueError) as refused:
+        Queued(overflow=value)
+    assert (
+        "overflow of Queued() is one of 'block', 'raise', 'drop_oldest', 'drop_newest', "
+        f"not {value!r}"
+    ) == str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["", 3, object])
+def test_ordered_by(value: Any):
+    """
+    What orders is an attribute's name, or a callable.
+    """
+    if callable(value):
+        assert value is Queued(ordered_by=value).ordered_by
+        return
+    with pytest.raises(TypeError) as refused:
+        Queued(ordered_by=value)
+    assert str(refused.value).startswith("ordered_by of Queued() is an attribute's name or a call")

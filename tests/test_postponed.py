@@ -1,0 +1,332 @@
+"""
+Publishes that are due later: at their time, once, unless they are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from eventbus import (
+    BusClosedError,
+    EventBus,
+    HandlerErrors,
+    Queued,
+    Receipt,
+    current_envelope,
+    event,
+)
+from eventbus.testing import TestBus
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
+
+
+@event
+class Reminded:
+    number: int = 0
+
+
+@event
+class Answered:
+    number: int = 0
+
+
+class Colour:
+    """
+    Publishing by a call, or by an await in a loop of its own.
+    """
+
+    def __init__(self, is_async: bool) -> None:
+        self.is_async = is_async
+
+    def __repr__(self) -> str:
+        return "async" if self.is_async else "sync"
+
+    def publish(self, bus: EventBus, happened: object, **options: Any) -> Receipt:
+        if self.is_async:
+            return asyncio.run(bus.apublish(happened, **options))
+        return bus.publish(happened, **options)
+
+
+both = pytest.mark.parametrize("colour", [Colour(False), Colour(True)], ids=repr)
+
+
+@both
+def test_a_delayed_publish_comes_when_it_is_due(colour: Colour) -> None:
+    """
+    Until then nothing is called and nothing counts as published.
+    """
+    with TestBus() as bus:
+        moments: list[float] = []
+        bus.subscribe(Reminded, lambda _: moments.append(bus.clock.monotonic()), name="x")
+        receipt = colour.publish(bus, Reminded(), delay=30.0)
+        assert (True, 0, False) == (receipt.is_scheduled, receipt.delivered, receipt.unhandled)
+        assert (1, 0) == (bus.stats().scheduled, bus.stats().published)
+        bus.assert_nothing_published()
+        bus.clock.advance(29.9)
+        assert [] == moments
+        bus.clock.advance(60.0)
+        assert [30.0] == moments
+        assert (False, 1) == (receipt.is_scheduled, receipt.delivered)
+        assert (0, 1) == (bus.stats().scheduled, bus.stats().published)
+
+
+@both
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=5))], ids=str)
+def test_a_publish_may_be_due_at_a_time_of_day(colour: Colour, zone: Any) -> None:
+    """
+    Whatever zone it is given in.
+    """
+    with TestBus() as bus:
+        moments: list[float] = []
+        bus.subscribe(Reminded, lambda _: moments.append(bus.clock.monotonic()), name="x")
+        at = datetime.fromtimestamp(bus.clock.time() + 90.0, zone)
+        colour.publish(bus, Reminded(), at=at)
+        bus.clock.advance(hours=1)
+        assert [90.0] == moments
+
+
+@both
+@pytest.mark.parametrize("delay", [0, -5.0])
+def test_what_is_due_already_is_published_now_and_once(colour: Colour, delay: float) -> None:
+    """
+    A time in the past means now: the receipt is that of an ordinary publish.
+    """
+    with TestBus() as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        assert 1 == colour.publish(bus, Reminded(1), delay=delay).delivered
+        past = datetime.fromtimestamp(bus.clock.time() - 60.0, UTC)
+        assert 1 == colour.publish(bus, Reminded(2), at=past).delivered
+        bus.clock.advance(hours=1)
+        assert [Reminded(1), Reminded(2)] == seen
+
+
+@both
+def test_a_cancelled_one_never_comes(colour: Colour) -> None:
+    """
+    Cancelling says whether it was in time; a second time it is not.
+    """
+    with TestBus() as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        receipt = colour.publish(bus, Reminded(), delay=30.0)
+        assert receipt.cancel()
+        assert not receipt.cancel()
+        assert not receipt.is_scheduled
+        bus.clock.advance(hours=1)
+        assert [] == seen
+        assert not colour.publish(bus, Reminded()).cancel()
+
+
+def test_it_is_too_late_to_cancel_what_has_been_published() -> None:
+    """
+    The receipt says so.
+    """
+    with TestBus() as bus:
+        receipt = bus.publish(Reminded(), delay=30.0)
+        bus.clock.advance(30.0)
+        assert not receipt.cancel()
+
+
+@both
+def test_cancelling_frees_the_publishers_key(colour: Colour) -> None:
+    """
+    Until then another publish with the key is a duplicate.
+    """
+    with TestBus() as bus:
+        receipt = colour.publish(bus, Reminded(), delay=30.0, idempotency_key="k")
+        assert colour.publish(bus, Reminded(), idempotency_key="k").duplicate
+        receipt.cancel()
+        assert not colour.publish(bus, Reminded(), idempotency_key="k").duplicate
+
+
+def test_who_is_subscribed_when_it_is_due_gets_it() -> None:
+    """
+    One who came meanwhile is called, one who left is not.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+        early = bus.subscribe(Reminded, lambda _: seen.append("early"), name="early")
+        bus.publish(Reminded(), delay=30.0)
+        early.cancel()
+        bus.subscribe(Reminded, lambda _: seen.append("late"), name="late")
+        bus.clock.advance(30.0)
+        assert ["late"] == seen
+
+
+def test_its_envelope_tells_of_the_publish() -> None:
+    """
+    Time, cause and context are those of the call that published it.
+    """
+    with TestBus() as bus:
+        seen: list[tuple[str, str | None]] = []
+
+        @bus.on(Answered)
+        def remind(answered: Answered) -> None:
+            bus.publish(Reminded(), delay=30.0, headers={"by": "remind"})
+
+        @bus.on(Reminded)
+        def look(reminded: Reminded) -> None:
+            envelope = current_envelope()
+            assert envelope is not None
+            assert {"by": "remind"} == envelope.headers
+            seen.append((tenant.get(), envelope.causation_id))
+
+        token = tenant.set("acme")
+        cause = bus.publish(Answered())
+        tenant.reset(token)
+        began = bus.clock.time()
+        bus.clock.advance(60.0)
+        assert [("acme", cause.id)] == seen
+        assert began == bus.envelopes[-1].time.timestamp()
+
+
+def test_many_may_be_delayed_at_once() -> None:
+    """
+    They come in the order in which they were given.
+    """
+    with TestBus() as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        receipts = bus.publish_many([Reminded(1), Reminded(2)], delay=30.0)
+        assert [True, True] == [each.is_scheduled for each in receipts]
+        bus.clock.advance(30.0)
+        assert [Reminded(1), Reminded(2)] == seen
+
+
+@both
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"delay": "soon"}, TypeError),
+        ({"delay": True}, TypeError),
+        ({"delay": math.inf}, ValueError),
+        ({"delay": math.nan}, ValueError),
+        ({"at": 5.0}, TypeError),
+        ({"at": datetime(2030, 1, 1)}, ValueError),  # noqa: DTZ001
+        ({"delay": 1.0, "at": datetime(2030, 1, 1, tzinfo=UTC)}, TypeError),
+    ],
+)
+def test_what_is_no_time_is_refused(colour: Colour, options: Any, error: type) -> None:
+    """
+    Before anything is called or kept.
+    """
+    with TestBus() as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        with pytest.raises(error):
+            colour.publish(bus, Reminded(), **options)
+        assert ([], 0) == (seen, bus.stats().scheduled)
+
+
+def test_a_failure_of_a_delayed_publish_reaches_the_test() -> None:
+    """
+    By way of the clock, as that of a queued handler does.
+    """
+    with TestBus() as bus:
+
+        @bus.on(Reminded)
+        def fail(reminded: Reminded) -> None:
+            raise ValueError
+
+        bus.publish(Reminded(), delay=1.0)
+        with pytest.raises(HandlerErrors):
+            bus.clock.advance(1.0)
+        bus.assert_dead_lettered(fail)
+
+
+@pytest.mark.parametrize("errors", ["collect", "raise"])
+def test_on_a_real_bus_a_failure_is_logged(errors: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Nobody is there to have it raised, and the dead letter is kept.
+    """
+    with EventBus(errors=errors) as bus:
+        is_over = threading.Event()
+        bus.subscribe(Reminded, lambda _: 1 / 0, name="fails", priority=1)
+        bus.subscribe(Reminded, lambda _: is_over.set(), name="after")
+        with caplog.at_level(logging.ERROR, logger="eventbus"):
+            bus.publish(Reminded(), delay=0.01)
+            assert is_over.wait(PATIENCE)
+            assert bus.drain(PATIENCE).ok
+        assert 1 == len(caplog.records)
+        assert 1 == len(bus.dead_letters)
+
+
+def test_on_a_real_bus_its_handlers_run_on_a_worker_thread() -> None:
+    """
+    Not in the thread that keeps the time: one that is slow delays no other.
+    """
+    with EventBus() as bus:
+        release, is_over = threading.Event(), threading.Event()
+        bus.subscribe(
+            Reminded, lambda e: release.wait(PATIENCE) if e.number == 1 else is_over.set()
+        )
+        bus.publish(Reminded(1), delay=0.001)
+        bus.publish(Reminded(2), delay=0.002)
+        assert is_over.wait(PATIENCE)
+        release.set()
+        assert bus.drain(PATIENCE).ok
+
+
+def test_on_a_bus_that_a_loop_has_entered_it_is_published_there() -> None:
+    """
+    Async handlers are awaited in that loop, sync ones called in it.
+    """
+
+    async def main() -> None:
+        async with EventBus() as bus:
+            loop, seen = asyncio.get_running_loop(), []
+            is_over = asyncio.Event()
+
+            @bus.on(Reminded, priority=1)
+            def look(reminded: Reminded) -> None:
+                seen.append(asyncio.get_running_loop() is loop)
+
+            @bus.on(Reminded)
+            async def alook(reminded: Reminded) -> None:
+                seen.append(asyncio.get_running_loop() is loop)
+                is_over.set()
+
+            await bus.apublish(Reminded(), delay=0.01)
+            async with asyncio.timeout(PATIENCE):
+                await is_over.wait()
+            assert [True, True] == seen
+
+    asyncio.run(main())
+
+
+def test_what_is_not_due_when_the_bus_is_closed_is_kept_as_dead_letters() -> None:
+    """
+    One for each subscription that would have got it, and the report names them.
+    """
+    bus = EventBus()
+    bus.subscribe(Reminded, lambda _: None, name="one")
+    bus.subscribe(Reminded, lambda _: None, name="two", delivery=Queued())
+    receipt = bus.publish(Reminded(), delay=3_600.0)
+    report = bus.close()
+    assert {"delayed publishes": 1} == report.left
+    assert [("one", "undelivered"), ("two", "undelivered")] == sorted(
+        (each.subscription, each.reason) for each in bus.dead_letters
+    )
+    assert not receipt.is_scheduled
+    with pytest.raises(BusClosedError):
+        bus.publish(Reminded(), delay=1.0)
+
+
+def test_draining_does_not_wait_for_what_is_due_later() -> None:
+    """
+    A reminder for tomorrow does not hold up what is drained today.
+    """
+    with TestBus(threads=True) as bus:
+        bus.publish(Reminded(), delay=86_400.0)
+        assert bus.drain(PATIENCE).ok
+        assert 1 == bus.stats().scheduled

@@ -1,0 +1,336 @@
+"""
+`EventBus.replay`: a handler gets once more what it has had, as it gets everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventbus import (
+    Envelope,
+    EventBus,
+    RunningLoopError,
+    SubscriptionBusyError,
+    SubscriptionNotFoundError,
+    current_envelope,
+    event,
+)
+from eventbus._mode import Durable
+from eventbus.memory import MemoryStore
+from eventbus.progress import Step
+from eventbus.replay import Replayed
+from eventbus.sqlite import SQLiteStore
+from eventbus.store import Store
+
+
+@event(key="order")
+class Placed:
+    order: str
+
+
+@event
+class Noted:
+    text: str
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "shop.db")
+
+
+@pytest.fixture
+def bus(store: Store) -> Iterator[EventBus]:
+    with_store = EventBus(store=store)
+    yield with_store
+    with_store.close()
+    store.close()
+
+
+Replay = Callable[..., Replayed]
+
+
+@pytest.fixture(params=["sync", "async"])
+def again(request: pytest.FixtureRequest) -> Replay:
+    if request.param == "sync":
+        return lambda bus, *given, **options: bus.replay(*given, **options)
+    return lambda bus, *given, **options: asyncio.run(bus.areplay(*given, **options))
+
+
+def had(store: Store, name: str = "mailer") -> None:
+    """
+    Let the subscription have finished whatever is in the log, as another process would.
+    """
+    lease = store.progress.acquire(name, owner="earlier", ttl=1.0, now=0.0)
+    assert lease is not None
+    store.progress.advance(lease, Step(taken=store.log.last_offset()))
+    store.progress.release(lease)
+
+
+def test_a_handler_gets_again_what_it_has_had(bus: EventBus, store: Store, again: Replay):
+    """
+    With its envelope, which says so, as does the context; the position stays.
+    """
+    found: list[Any] = []
+
+    def mail(placed: Placed, envelope: Envelope) -> None:
+        assert envelope is current_envelope()
+        found.append((placed.order, envelope.offset, envelope.is_replay))
+
+    mailer = bus.subscribe(Placed, mail, name="mailer", delivery=Durable())
+    for order in "abc":
+        bus.publish(Placed(order))
+        bus.publish(Noted("none of its business"))
+    had(store)
+    before = store.progress.position("mailer")
+    done = again(bus, mailer, from_=3)
+    assert [("b", 3, True), ("c", 5, True)] == found
+    assert Replayed(subscription="mailer", done=4, total=4, offset=6, delivered=2) == done
+    assert before == store.progress.position("mailer")
+
+
+def test_what_was_not_handled_yet_comes_afterwards(bus: EventBus, store: Store):
+    """
+    The replay ends where the delivery goes on: nothing twice and nothing left out.
+    """
+    found: list[Any] = []
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    def mail(placed: Placed, envelope: Envelope) -> None:
+        found.append((placed.order, envelope.is_replay))
+
+    bus.publish(Placed("a"))
+    had(store)
+    bus.publish(Placed("b"))
+    bus.replay("mailer")
+    bus.start()
+    bus.publish(Placed("c"))
+    bus.drain()
+    assert [("a", True), ("b", False), ("c", False)] == found
+
+
+def test_a_running_subscription_is_not_replayed(bus: EventBus, again: Replay):
+    """
+    A bus that was started consumes it, and has to be stopped before.
+    """
+    bus.subscribe(Placed, lambda placed: None, name="mailer", delivery=Durable())
+    bus.publish(Placed("a"))
+    bus.start()
+    bus.drain()
+    with pytest.raises(SubscriptionBusyError, match="mailer is being consumed by"):
+        again(bus, "mailer")
+
+
+def test_filter_and_hooks_are_asked_as_ever(bus: EventBus, store: Store, again: Replay):
+    """
+    A replay calls the handler as a delivery does.
+    """
+    found: list[str] = []
+
+    def wrap(handler: Any) -> Any:
+        def wrapped(placed: Any) -> None:
+            found.append("wrap")
+            handler(placed)
+
+        return wrapped
+
+    bus.subscribe(
+        Placed,
+        lambda placed: found.append(placed.order),
+        name="mailer",
+        delivery=Durable(),
+        where=lambda placed: placed.order != "a",
+        wrap=wrap,
+    )
+    bus.publish(Placed("a"))
+    bus.publish(Placed("b"))
+    had(store)
+    again(bus, "mailer")
+    assert ["wrap", "b"] == found
+
+
+def test_an_async_handler_is_replayed_in_both_colours(bus: EventBus, store: Store, again: Replay):
+    """
+    Awaited where there is a loop, and run to its end where there is none.
+    """
+    found: list[str] = []
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    async def mail(placed: Placed) -> None:
+        await asyncio.sleep(0)
+        found.append(placed.order)
+
+    bus.publish(Placed("a"))
+    had(store)
+    again(bus, "mailer")
+    assert ["a"] == found
+
+
+def test_a_loop_is_not_blocked_for_an_async_handler(bus: EventBus):
+    """
+    In a running loop the twin is to be awaited.
+    """
+
+    async def mail(placed: Placed) -> None: ...
+
+    bus.subscribe(Placed, mail, name="mailer", delivery=Durable())
+
+    async def main() -> None:
+        bus.replay("mailer")
+
+    with pytest.raises(RunningLoopError, match=r"await bus\.areplay"):
+        asyncio.run(main())
+
+
+def test_what_the_handler_raises_ends_the_replay(bus: EventBus, store: Store, again: Replay):
+    """
+    It is not retried and leaves no letter: who replays sees it, and where it was.
+    """
+    found: list[str] = []
+
+    @bus.on(Placed, name="mailer", delivery=Durable(), retry=lambda attempt: 0.0)
+    def mail(placed: Placed) -> None:
+        found.append(placed.order)
+        if placed.order == "b":
+            raise ValueError("no")
+
+    for order in "abc":
+        bus.publish(Placed(order))
+    had(store)
+    with pytest.raises(ValueError, match="no") as caught:
+        again(bus, "mailer")
+    assert ["a", "b"] == found
+    assert "at offset 2 of 1 to 3" in caught.value.__notes__[0]
+    assert (0, 0) == (store.letters.count(), len(bus.dead_letters))
+
+
+def test_a_handler_with_a_connection_writes_in_a_transaction(
+    bus: EventBus, store: Store, again: Replay
+):
+    """
+    What it has written is there when it returns, and gone when it raises.
+    """
+    counts: list[int] = []
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    def mail(placed: Placed, db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE IF NOT EXISTS mails (text)")
+        counts.extend(db.execute("SELECT count(*) FROM mails").fetchone())
+        db.execute("INSERT INTO mails VALUES (?)", (placed.order,))
+        if placed.order == "b" and len(counts) == 2:
+            raise ValueError("no")
+
+    for order in "abc":
+        bus.publish(Placed(order))
+    had(store)
+    with pytest.raises(ValueError, match="no"):
+        again(bus, "mailer")
+    again(bus, "mailer", from_=2)
+    assert [0, 1, 1, 2] == counts
+
+
+def test_observers_are_told_how_far_it_is(bus: EventBus, store: Store):
+    """
+    And so is whoever has asked.
+    """
+    bus.subscribe(Placed, lambda placed: None, name="mailer", delivery=Durable())
+    bus.publish(Placed("a"))
+    had(store)
+    seen: list[Any] = []
+    told: list[Any] = []
+    bus.observe(seen.append)
+    bus.replay("mailer", on_progress=told.append)
+    assert [0, 1] == [each.done for each in seen]
+    assert seen == told
+
+
+def test_a_terminal_shows_how_far_it_is(
+    bus: EventBus, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Where nobody else asks, and one is there.
+    """
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    bus.subscribe(Placed, lambda placed: None, name="mailer", delivery=Durable())
+    bus.publish(Placed("a"))
+    had(store)
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    bus.replay("mailer", on_progress=lambda told: None)
+    assert "" == terminal.getvalue()
+    bus.replay("mailer")
+    assert "mailer" in terminal.getvalue()
+
+
+def test_what_must_not_happen_twice_stays_silent(bus: EventBus, store: Store, again: Replay):
+    """
+    A subscription that is not replayable is passed over, its reset hook included.
+    """
+    found: list[Any] = []
+    mailer = bus.subscribe(
+        Placed,
+        found.append,
+        name="mailer",
+        delivery=Durable(),
+        replayable=False,
+        reset=lambda: found.append("reset"),
+    )
+    bus.publish(Placed("a"))
+    had(store)
+    silent = Replayed(subscription="mailer", done=0, total=0, offset=0)
+    assert [silent, silent] == [again(bus, "mailer"), again(bus, mailer)]
+    assert [] == found
+
+
+def test_the_reset_hook_comes_first(bus: EventBus, store: Store, again: Replay):
+    """
+    Once, before the first event.
+    """
+    found: list[Any] = []
+    bus.subscribe(
+        Placed,
+        found.append,
+        name="mailer",
+        delivery=Durable(),
+        reset=lambda: found.append("reset"),
+    )
+    bus.publish(Placed("a"))
+    had(store)
+    again(bus, "mailer")
+    assert ["reset", Placed("a")] == found
+
+
+@pytest.mark.parametrize("name", ["nobody", "inline"])
+def test_only_what_is_durable_can_be_replayed(bus: EventBus, again: Replay, name: str):
+    """
+    Nothing else has a place in the log.
+    """
+    bus.subscribe(Placed, lambda placed: None, name="inline")
+    with pytest.raises(SubscriptionNotFoundError, match=f"nothing is subscribed as '{name}'"):
+        again(bus, name)
+
+
+def test_what_a_replayed_handler_publishes_is_its_effect(bus: EventBus, store: Store):
+    """
+    It is published and stored as ever; ``is_replay`` is there for those who must not.
+    """
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    def mail(placed: Placed) -> None:
+        bus.publish(Noted(placed.order))
+
+    receipt = bus.publish(Placed("a"))
+    had(store)
+    bus.replay("mailer")
+    effect = list(store.log.read())[-1]
+    assert (receipt.id, receipt.id) == (effect.causation_id, effect.correlation_id)

@@ -1,0 +1,573 @@
+"""
+Queued handlers on a test bus: they run when the test says so, in its own thread or task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from eventbus import (
+    Envelope,
+    EventBus,
+    HandlerErrors,
+    Queued,
+    QueueFullError,
+    RunningLoopError,
+    current_envelope,
+    event,
+    fixed,
+)
+from eventbus.testing import TestBus, VirtualClock, record
+
+tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
+
+
+@event(key="account")
+class Deposited:
+    amount: int
+    account: str = "a"
+
+
+@event
+class Noted:
+    amount: int
+
+
+class Colour:
+    """
+    A test that settles by calling, or by awaiting in its own loop.
+    """
+
+    def __init__(self, is_async: bool) -> None:
+        self.is_async = is_async
+
+    def __repr__(self) -> str:
+        return "async" if self.is_async else "sync"
+
+    def handler(self, call: Callable[[Any], object]) -> Callable[[Any], Any]:
+        if not self.is_async:
+            return call
+
+        async def acall(event: Any) -> None:
+            await asyncio.sleep(0)
+            call(event)
+
+        return acall
+
+    def run(self, *steps: Callable[[], Any]) -> None:
+        """
+        Take the steps; what they return is awaited in one loop, where there is one.
+        """
+
+        async def run() -> None:
+            for step in steps:
+                await step()
+
+        if self.is_async:
+            asyncio.run(run())
+        else:
+            for step in steps:
+                step()
+
+    def settle(self, bus: TestBus, **options: Any) -> Callable[[], Any]:
+        return lambda: (bus.asettle if self.is_async else bus.settle)(**options)
+
+    def publish(self, bus: TestBus, *events: object) -> Callable[[], Any]:
+        return lambda: (bus.apublish_many if self.is_async else bus.publish_many)(events)
+
+
+both = pytest.mark.parametrize("colour", [Colour(False), Colour(True)], ids=repr)
+
+
+@both
+def test_nothing_queued_runs_before_the_test_settles(colour: Colour) -> None:
+    """
+    The publish returns with the handler uncalled; settling calls it.
+    """
+    with TestBus() as bus:
+        seen: list[int] = []
+        bus.subscribe(
+            Deposited, colour.handler(lambda e: seen.append(e.amount)), delivery=Queued(), name="x"
+        )
+        bus_state: list[list[int]] = []
+
+        def look() -> Any:
+            bus_state.append(list(seen))
+            return asyncio.sleep(0)
+
+        colour.run(
+            colour.publish(bus, Deposited(1), Deposited(2)),
+            look if colour.is_async else lambda: bus_state.append(list(seen)),
+            colour.settle(bus),
+        )
+        assert [[]] == bus_state
+        assert [1, 2] == seen
+
+
+@both
+def test_what_queued_handlers_publish_is_settled_too(colour: Colour) -> None:
+    """
+    One call of settle follows a chain to its end, and cause and effect are in order.
+    """
+    with TestBus() as bus:
+        causes: list[str | None] = []
+
+        def note(noted: Noted) -> None:
+            envelope = current_envelope()
+            assert envelope is not None
+            causes.append(envelope.causation_id)
+
+        if colour.is_async:
+
+            async def adeposit(happened: Deposited) -> None:
+                await bus.apublish(Noted(happened.amount))
+
+            bus.subscribe(Deposited, adeposit, delivery=Queued())
+        else:
+            bus.subscribe(
+                Deposited, lambda e: bus.publish(Noted(e.amount)), delivery=Queued(), name="x"
+            )
+        bus.subscribe(Noted, colour.handler(note), delivery=Queued(), name="note")
+        colour.run(colour.publish(bus, Deposited(1)), colour.settle(bus))
+        assert [bus.envelopes[0].id] == causes
+        bus.assert_delivered("note", times=1)
+
+
+@both
+def test_queues_take_turns(colour: Colour) -> None:
+    """
+    Each queue handles one event before any handles its second.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+        for name in ("a", "b"):
+            bus.subscribe(
+                Deposited,
+                colour.handler(lambda e, n=name: seen.append(f"{n}{e.amount}")),
+                delivery=Queued(),
+                name=name,
+            )
+        colour.run(colour.publish(bus, Deposited(1), Deposited(2)), colour.settle(bus))
+        assert ["a1", "b1", "a2", "b2"] == seen
+
+
+def test_advancing_the_clock_runs_what_becomes_due_at_its_own_time() -> None:
+    """
+    A retry runs at the moment it was due, not at the end of the leap.
+    """
+    with TestBus() as bus:
+        moments: list[float] = []
+
+        @bus.on(Deposited, delivery=Queued(), retry=fixed(attempts=3, delay=30.0))
+        def fail_twice(happened: Deposited) -> None:
+            moments.append(bus.clock.monotonic())
+            if len(moments) < 3:
+                raise ConnectionError
+
+        bus.publish(Deposited(1))
+        bus.clock.advance(hours=1)
+        assert [0.0, 30.0, 60.0] == moments
+        assert 3_600.0 == bus.clock.monotonic()
+
+
+@both
+def test_a_successor_waits_for_the_retry_of_its_key_and_others_do_not(colour: Colour) -> None:
+    """
+    Event 2 of a key is not handled before event 1 is done; another key's is.
+    """
+    with TestBus() as bus:
+        seen: list[tuple[str, int]] = []
+
+        def fail_once(happened: Deposited) -> None:
+            seen.append((happened.account, happened.amount))
+            if seen == [("a", 1)]:
+                raise ConnectionError
+
+        bus.subscribe(
+            Deposited,
+            colour.handler(fail_once),
+            delivery=Queued(),
+            retry=fixed(attempts=2, delay=30.0),
+            name="x",
+        )
+        colour.run(
+            colour.publish(bus, Deposited(1), Deposited(2), Deposited(3, "b")),
+            colour.settle(bus),
+        )
+        assert [("a", 1), ("b", 3)] == seen
+        in_a_minute = datetime.fromtimestamp(bus.clock.time(), UTC) + timedelta(minutes=1)
+        colour.run(colour.settle(bus, until=in_a_minute))
+        assert [("a", 1), ("b", 3), ("a", 1), ("a", 2)] == seen
+        assert 60.0 == bus.clock.monotonic()
+
+
+@both
+def test_settling_until_a_condition_holds_moves_the_clock_no_further(colour: Colour) -> None:
+    """
+    It goes from one thing due to the next, and stops when the condition holds.
+    """
+    with TestBus() as bus:
+        calls: list[int] = []
+
+        def fail(happened: Deposited) -> None:
+            calls.append(1)
+            if len(calls) < 4:
+                raise ConnectionError
+
+        bus.subscribe(
+            Deposited,
+            colour.handler(fail),
+            delivery=Queued(),
+            retry=fixed(attempts=9, delay=10.0),
+            name="x",
+        )
+        colour.run(
+            colour.publish(bus, Deposited(1)),
+            colour.settle(bus, until=lambda: len(calls) == 3),
+        )
+        assert 20.0 == bus.clock.monotonic()
+        colour.run(colour.settle(bus, until=lambda: len(calls) == 4))
+        assert 30.0 == bus.clock.monotonic()
+
+
+@both
+def test_settling_until_what_never_comes_fails_at_once(colour: Colour) -> None:
+    """
+    When nothing more is due and the condition does not hold, the test is told.
+    """
+    with TestBus() as bus, pytest.raises(AssertionError, match="nothing more is due"):
+        colour.run(colour.settle(bus, until=lambda: False))
+
+
+@both
+def test_failures_reach_the_test_when_it_settles(colour: Colour) -> None:
+    """
+    Everything runs first; then one group holds every failure, and the letters are kept.
+    """
+    with TestBus() as bus:
+
+        def fail(happened: Deposited) -> None:
+            raise ValueError(happened.amount)
+
+        bus.subscribe(Deposited, colour.handler(fail), delivery=Queued(), name="x")
+        with pytest.raises(HandlerErrors) as raised:
+            colour.run(colour.publish(bus, Deposited(1), Deposited(2)), colour.settle(bus))
+        assert [1, 2] == [error.args[0] for error in raised.value.exceptions]
+        bus.assert_dead_lettered("x", times=2)
+
+
+def test_failures_on_the_way_of_the_clock_are_raised_when_it_has_arrived() -> None:
+    """
+    The clock shows the moment it was advanced to, whatever failed on the way.
+    """
+    with TestBus() as bus:
+
+        @bus.on(Deposited, delivery=Queued(), retry=fixed(attempts=2, delay=10.0))
+        def fail(happened: Deposited) -> None:
+            raise ValueError
+
+        bus.publish(Deposited(1))
+        with pytest.raises(HandlerErrors):
+            bus.clock.advance(60.0)
+        assert 60.0 == bus.clock.monotonic()
+
+
+def test_collected_failures_are_not_raised() -> None:
+    """
+    With ``errors="collect"`` a test reads them from the records.
+    """
+    with TestBus(errors="collect") as bus:
+
+        @bus.on(Deposited, delivery=Queued())
+        def fail(happened: Deposited) -> None:
+            raise ValueError
+
+        bus.publish(Deposited(1))
+        bus.clock.advance(1.0)
+        assert [ValueError] == [type(each.exception) for each in bus.failures]
+
+
+def test_a_handler_sees_its_publishers_context() -> None:
+    """
+    The context variables are those of the publish, however much later the handler runs.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+
+        @bus.on(Deposited, delivery=Queued())
+        def look(happened: Deposited) -> None:
+            seen.append(tenant.get())
+
+        token = tenant.set("acme")
+        bus.publish(Deposited(1))
+        tenant.reset(token)
+        bus.settle()
+        assert ["acme"] == seen
+
+
+def test_settling_in_a_loop_is_refused_where_a_handler_needs_the_loop() -> None:
+    """
+    The error names the handler and ``asettle``; nothing has run.
+    """
+    seen: list[int] = []
+
+    async def main() -> None:
+        async with TestBus() as bus:
+
+            @bus.on(Deposited, delivery=Queued())
+            async def handle(happened: Deposited) -> None:
+                seen.append(happened.amount)
+
+            await bus.apublish(Deposited(1))
+            with pytest.raises(RunningLoopError, match="asettle"):
+                bus.settle()
+            bus.clock.advance(1.0)
+            assert [] == seen
+
+    asyncio.run(main())
+    assert [1] == seen
+
+
+def test_a_settle_inside_of_a_handler_leaves_the_rest_to_the_one_around_it() -> None:
+    """
+    Handlers never run inside each other because of it.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+
+        @bus.on(Deposited, delivery=Queued())
+        def handle(happened: Deposited) -> None:
+            seen.append(f"begin {happened.amount}")
+            bus.settle()
+            bus.clock.advance(1.0)
+            seen.append(f"end {happened.amount}")
+
+        bus.publish_many([Deposited(1), Deposited(2)])
+        bus.settle()
+        assert ["begin 1", "end 1", "begin 2", "end 2"] == seen
+
+
+@both
+def test_a_full_queue_that_blocks_handles_one_to_make_room(colour: Colour) -> None:
+    """
+    Where workers would have made room meanwhile, the publish does.
+    """
+    with TestBus() as bus:
+        seen: list[int] = []
+        bus.subscribe(
+            Noted,
+            colour.handler(lambda e: seen.append(e.amount)),
+            delivery=Queued(capacity=2),
+            name="x",
+        )
+        colour.run(colour.publish(bus, *map(Noted, range(5))))
+        assert [0, 1, 2] == seen
+        colour.run(colour.settle(bus))
+        assert [0, 1, 2, 3, 4] == seen
+
+
+def test_a_full_queue_that_is_paused_refuses_instead_of_waiting_for_ever() -> None:
+    """
+    The publish fails for that subscription, and says why.
+    """
+    with TestBus(errors="collect") as bus:
+        subscription = bus.subscribe(
+            Noted, lambda e: None, delivery=Queued(capacity=1), name="paused"
+        )
+        subscription.pause()
+        assert bus.publish(Noted(1)).ok
+        receipt = bus.publish(Noted(2))
+        assert [QueueFullError] == [type(each.exception) for each in receipt.failures]
+        assert "paused" in str(receipt.failures[0].exception)
+
+
+@both
+def test_draining_and_closing_settle_and_wait_in_virtual_time(colour: Colour) -> None:
+    """
+    Retries within the time granted are waited for; the end of the block handles the rest.
+    """
+    seen: list[int] = []
+
+    def fail_once(happened: Noted) -> None:
+        seen.append(happened.amount)
+        if len(seen) == 1:
+            raise ConnectionError
+
+    async def main() -> None:
+        async with TestBus() as bus:
+            bus.subscribe(
+                Noted,
+                colour.handler(fail_once),
+                delivery=Queued(),
+                retry=fixed(attempts=2, delay=5.0),
+                name="x",
+            )
+            await bus.apublish(Noted(1))
+            report = await bus.adrain(1.0)
+            assert (False, {"x": 1}) == (report.ok, report.left)
+            assert (await bus.adrain(10.0)).ok
+            await bus.apublish(Noted(2))
+
+    def sync() -> None:
+        with TestBus() as bus:
+            bus.subscribe(
+                Noted, fail_once, delivery=Queued(), retry=fixed(attempts=2, delay=5.0), name="x"
+            )
+            bus.publish(Noted(1))
+            report = bus.drain(1.0)
+            assert (False, {"x": 1}) == (report.ok, report.left)
+            assert bus.drain(10.0).ok
+            bus.publish(Noted(2))
+
+    if colour.is_async:
+        asyncio.run(main())
+    else:
+        sync()
+    assert [1, 1, 2] == seen
+
+
+def test_what_a_block_raised_goes_before_what_fails_when_it_is_closed() -> None:
+    """
+    The test's own failure is the news.
+    """
+
+    def test() -> None:
+        with TestBus() as bus:
+            bus.subscribe(Deposited, lambda _: 1 / 0, delivery=Queued(), name="fails")
+            bus.publish(Deposited(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        test()
+
+
+def test_what_ends_a_test_leaves_the_event_in_its_queue() -> None:
+    """
+    What is no `Exception` passes through a handler that settles in the test's thread.
+    """
+    with TestBus() as bus:
+        calls: list[int] = []
+
+        @bus.on(Deposited, delivery=Queued())
+        def interrupt(happened: Deposited) -> None:
+            calls.append(happened.amount)
+            if len(calls) == 1:
+                pytest.fail("said the handler")
+
+        bus.publish(Deposited(1))
+        with pytest.raises(pytest.fail.Exception, match="said the handler"):
+            bus.settle()
+        bus.settle()
+        assert [1, 1] == calls
+
+
+def test_a_test_that_wants_threads_gets_them() -> None:
+    """
+    Then handlers run elsewhere, at once, and draining waits for them.
+    """
+    with TestBus(threads=True) as bus:
+        threads: list[threading.Thread] = []
+
+        @bus.on(Deposited, delivery=Queued())
+        def handle(happened: Deposited) -> None:
+            threads.append(threading.current_thread())
+
+        bus.publish(Deposited(1))
+        assert bus.drain(20.0).ok
+        assert [False] == [each is threading.current_thread() for each in threads]
+        bus.settle()
+
+
+def test_a_recorded_bus_settles_for_the_real_one() -> None:
+    """
+    In the block, what is queued waits for the record's settle; the real queues see nothing.
+    """
+    bus, seen = EventBus(), []
+
+    @bus.on(Deposited, delivery=Queued())
+    def handle(happened: Deposited) -> None:
+        seen.append(happened.amount)
+
+    with record(bus) as recorded:
+        bus.publish(Deposited(1))
+        assert [] == seen
+        recorded.settle()
+        assert [1] == seen
+        recorded.assert_delivered(handle, times=1)
+    assert bus.close().ok
+    assert 0 == bus.stats().published
+
+
+def test_nothing_is_queued_where_nothing_is_delivered() -> None:
+    """
+    With ``deliver=False`` a queued handler is passed by, too.
+    """
+    bus = EventBus()
+
+    @bus.on(Deposited, delivery=Queued())
+    def handle(happened: Deposited) -> None: ...
+
+    with record(bus, deliver=False) as recorded:
+        receipt = bus.publish(Deposited(1))
+        assert (0, 0) == (receipt.queued, receipt.delivered)
+        recorded.settle()
+        recorded.assert_not_delivered(handle)
+
+
+@both
+def test_the_idempotence_check_covers_queued_handlers(colour: Colour) -> None:
+    """
+    A queued handler whose second run publishes something else is reported by name.
+    """
+    with TestBus() as bus:
+        count = iter(range(100))
+
+        if colour.is_async:
+
+            async def handle(happened: Deposited) -> None:
+                await bus.apublish(Noted(next(count)))
+        else:
+
+            def handle(happened: Deposited) -> None:
+                bus.publish(Noted(next(count)))
+
+        bus.subscribe(Deposited, handle, delivery=Queued(), name="counts")
+        with (
+            pytest.raises(AssertionError, match=r"counts[\s\S]*amount: 1 instead of 0"),
+            bus.faults.check_idempotent(),
+        ):
+            colour.run(colour.publish(bus, Deposited(1)), colour.settle(bus))
+
+
+@both
+def test_an_envelope_made_in_a_queued_handler_tells_of_the_publish(colour: Colour) -> None:
+    """
+    Its time is when the event was published, however much later something asks for it.
+    """
+    clock = VirtualClock()
+    with EventBus(clock=clock) as bus:
+        seen: list[Envelope] = []
+
+        def look(happened: Noted, envelope: Envelope) -> None:
+            seen.append(envelope)
+
+        async def alook(happened: Noted, envelope: Envelope) -> None:
+            seen.append(envelope)
+
+        subscription = bus.subscribe(
+            Noted, alook if colour.is_async else look, delivery=Queued(), name="look"
+        )
+        subscription.pause()
+        published = clock.time()
+        bus.publish(Noted(1))
+        clock.advance(60.0)
+        subscription.resume()
+        assert bus.drain(20.0).ok
+        assert [(published, False)] == [(e.time.timestamp(), e.is_late) for e in seen]
