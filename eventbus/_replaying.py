@@ -12,21 +12,21 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from inspect import isawaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventbus._attempt import acall_of, call_of, running_loop, settle
 from eventbus._delaying import Delaying
-from eventbus._entry import Entry, logged_receipt
 from eventbus._envelope import Envelope, here
-from eventbus._gauge import gauge
 from eventbus._mode import Durable
-from eventbus._playback import Replayed, ReplayOptions
 from eventbus._receipt import Receipt
 from eventbus._subscription import Subscription
 from eventbus.errors import RunningLoopError, SubscriptionNotFoundError
-from eventbus.progress import Lease
-from eventbus.replay import areplay_subscription, replay_subscription
-from eventbus.store import Store
+from eventbus.instrumentation import Replayed
+
+if TYPE_CHECKING:
+    from eventbus._playback import ReplayOptions
+    from eventbus.progress import Lease
+    from eventbus.store import Store
 
 __all__ = ["Replaying"]
 
@@ -77,6 +77,8 @@ class Replaying(Delaying):
                 f"which needs the loop. Use await bus.areplay(...).",
                 subscription=found.name,
             )
+        from eventbus.replay import replay_subscription  # late, as all below: for start-up time
+
         loop, clock = bus._furniture.loop_thread, bus._furniture.clock
         target = bus._targets[found]
         call = call_of(found, target, acall_of(found, target, clock), loop)
@@ -105,6 +107,8 @@ class Replaying(Delaying):
         bus = self._stand_in()
         if (found := bus._replayable(subscription)) is None:
             return _silent(subscription)
+        from eventbus.replay import areplay_subscription
+
         call = acall_of(found, bus._targets[found], bus._furniture.clock)
 
         async def deliver(envelope: Envelope[Any], lease: Lease) -> None:
@@ -145,6 +149,8 @@ class Replaying(Delaying):
         """
         Yield what tells observers, and the caller or a terminal, how far a replay is.
         """
+        from eventbus._gauge import gauge
+
         with gauge(subscription.name) if on_progress is None else nullcontext(on_progress) as show:
 
             def tell(told: Replayed) -> None:
@@ -177,6 +183,8 @@ class Replaying(Delaying):
         """
         Stand where the handler would be called; ``None``: its filter says no.
         """
+        from eventbus._entry import Entry, logged_receipt
+
         route = self._routes.alone(envelope.event, subscription)
         receipt = logged_receipt(envelope.event, route, Entry(envelope.offset or 0))
         receipt.sealed = envelope

@@ -1,25 +1,19 @@
 """
 The part of a bus that has a store: what is logged, and who consumes the log.
 
-Law: a bus without a store is not touched by anything here. Whether an event is logged is
-decided when its route is made.
+Law: a bus without a store is not touched by anything here, and does not load what only a
+store needs. Whether an event is logged is decided when its route is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eventbus._consumer import Consumer
-from eventbus._consumers import Consumers
 from eventbus._delivery import Delivery
-from eventbus._durable_keeping import DurableDelivery
 from eventbus._event import declaration_of
 from eventbus._insight import DurableStats
-from eventbus._log_queue import LogQueue, mode_of
-from eventbus._log_reader import LogReader
-from eventbus._log_writer import LogWriter
 from eventbus._mode import Durable
 from eventbus._options import refuse_option
 from eventbus._receipt import Receipt, ancestry
@@ -29,8 +23,14 @@ from eventbus._routing import Router
 from eventbus._subscription import Subscription
 from eventbus._wiring import Wiring
 from eventbus._workers import start_task, start_thread
-from eventbus.codec import Codec
-from eventbus.store import Store
+
+if TYPE_CHECKING:
+    from eventbus._consumer import Consumer
+    from eventbus._consumers import Consumers
+    from eventbus._log_queue import LogQueue
+    from eventbus._log_writer import LogWriter
+    from eventbus.codec import Codec
+    from eventbus.store import Store
 
 __all__ = ["Storing", "lender"]
 
@@ -45,6 +45,9 @@ class Storing(Wiring):
     _consumers: Consumers | None = None
 
     def _use(self, store: Store, codec: Codec) -> None:
+        from eventbus._consumers import Consumers  # late, as all below: for start-up time
+        from eventbus._log_writer import LogWriter
+
         self._store, self._codec = store, codec
         self._log = LogWriter(store.log, codec)
         self._consumers = Consumers(
@@ -109,6 +112,8 @@ class Storing(Wiring):
         return taken
 
     def _log_queue_for(self, subscription: Subscription, mode: Durable) -> LogQueue:
+        from eventbus._log_queue import LogQueue, mode_of
+
         options, home = subscription.options, self._home
         start = partial(start_task, home=home) if subscription.needs_loop else start_thread
         return LogQueue(
@@ -123,6 +128,9 @@ class Storing(Wiring):
         )
 
     def _consumer_for(self, subscription: Subscription, mode: Durable, queue: LogQueue) -> Consumer:
+        from eventbus._consumer import Consumer
+        from eventbus._log_reader import LogReader
+
         store, clock = self._store, self._furniture.clock
         assert store is not None
         assert self._consumers is not None
@@ -148,6 +156,8 @@ class Storing(Wiring):
         target = self._targets.get(subscription)
         if consumer is None or target is None:
             return super()._delivery(subscription)
+        from eventbus._durable_keeping import DurableDelivery
+
         return DurableDelivery(subscription, self._furniture, target, consumer)
 
     def _places(self) -> dict[Subscription, DurableStats]:

@@ -29,7 +29,7 @@ __all__ = [
     "story",
 ]
 
-Reason = Literal["failed", "dropped", "undelivered"]
+Reason = Literal["failed", "dropped", "undelivered", "unreadable", "held"]
 Overflow = Literal["drop_oldest", "drop_newest", "raise"]
 MESSAGE_LIMIT = 2_000  # characters; longer ones are usually a dumped payload
 TRACEBACK_LIMIT = 10_000  # characters: about 100 frames
@@ -69,8 +69,8 @@ class DeadLetter:
         id: The letter's own id; it stays the same through redrives.
         envelope: The event and what is known about it.
         subscription: The name of the subscription that gave up.
-        reason: ``failed``: the handler did, and its retries were spent. ``dropped`` and
-            ``undelivered`` are for events that never came to their handler.
+        reason: ``failed``; never called: ``dropped``, ``undelivered``; not to be decoded:
+            ``unreadable``; waiting behind an earlier letter of its key: ``held``.
         attempts: How often the handler was called, over all redrives.
         failures: One entry for each attempt, oldest first, those of redrives included.
         first_failure: When the first attempt failed, in UTC.

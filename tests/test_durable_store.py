@@ -20,10 +20,13 @@ from eventbus import (
     BusClosedError,
     ConcurrencyError,
     Durable,
+    EncodeError,
     Envelope,
     EventBus,
     LeaseLostError,
     Queued,
+    RunningLoopError,
+    StoreError,
     StoreFullError,
     SubscriptionOptionError,
     UncommittedError,
@@ -742,3 +745,109 @@ def test_a_recording_of_a_bus_with_a_store_has_one_in_memory(bus: EventBus, path
     assert bus._store is not None
     assert 0 == bus._store.log.last_offset()
     assert [Placed(1)] == recorded.published
+
+
+def test_an_async_handlers_publishes_are_delivered_after_its_commit(path: Path) -> None:
+    """
+    In its own task, so that async handlers are awaited there.
+    """
+    seen = list[tuple[int, list[int]]]()
+
+    async def main() -> None:
+        async with EventBus(store=SQLiteStore(path)) as bus:
+
+            @bus.on(Placed, delivery=Durable(), name="write")
+            async def write(placed: Placed, connection: sqlite3.Connection) -> None:
+                connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+                await bus.apublish(Paid(placed.number))
+
+            @bus.on(Paid, name="inline")
+            async def note(paid: Paid) -> None:
+                await asyncio.sleep(0)
+                seen.append((paid.number, numbers_in(path)))
+
+            await bus.apublish(Placed(1))
+            assert (await bus.adrain(PATIENCE)).ok
+
+    asyncio.run(main())
+    assert [(1, [1])] == seen
+
+
+def test_what_fails_after_the_commit_is_no_failure_of_the_handler() -> None:
+    """
+    It is logged, and kept where failures are kept.
+    """
+    store, calls = MemoryStore(), list[int]()
+    with EventBus(store=store, errors="raise") as bus:
+
+        def write(placed: Placed, connection: sqlite3.Connection) -> None:
+            calls.append(placed.number)
+            bus.publish(Paid(placed.number))
+
+        def fail(paid: Paid) -> None:
+            raise ValueError("no")
+
+        bus.subscribe(Placed, write, name="write", delivery=Durable())
+        bus.subscribe(Paid, fail, name="inline")
+        bus.publish(Placed(1))
+        assert bus.drain(PATIENCE).ok
+        assert [1] == calls
+        assert ["inline"] == [each.subscription for each in bus.dead_letters]
+
+
+def test_a_sync_block_in_a_loop_is_refused_for_async_handlers() -> None:
+    """
+    When it ends, before anything of it is delivered.
+    """
+    bus, calls = TestBus(durable=True), list[int]()
+
+    @bus.on(Placed, name="inline")
+    async def note(placed: Placed) -> None:
+        calls.append(placed.number)
+
+    async def main() -> None:
+        with bus.deferred():
+            await bus.apublish(Placed(1))
+
+    with pytest.raises(RunningLoopError, match="apublish"):
+        asyncio.run(main())
+    assert [] == calls
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+
+
+def test_apublish_gets_the_error_of_the_store_as_well() -> None:
+    """
+    And joins a transaction as `publish` does.
+    """
+    bus = TestBus(durable=True)
+    wrong: Any = "seven"
+
+    async def main() -> None:
+        with pytest.raises(EncodeError):
+            await bus.apublish(Placed(wrong), idempotency_key="7")
+        assert not (await bus.apublish(Placed(7), idempotency_key="7")).duplicate
+        with pytest.raises(StoreError, match="joined in its own transactions only"):
+            await bus.apublish(Placed(8), connection=object())
+        async with bus.deferred():
+            await bus.apublish(Placed(9), expected_version=1)
+
+    asyncio.run(main())
+    assert bus._store is not None
+    assert 2 == bus._store.log.last_offset()
+
+
+def test_a_delayed_publish_is_logged_when_it_is_due() -> None:
+    """
+    Not before; then it is delivered to durable subscriptions as well.
+    """
+    bus, calls = TestBus(durable=True), list[int]()
+    note_in(bus, calls)
+    bus.publish(Placed(1), delay=5)
+    bus.settle()
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+    bus.clock.advance(5)
+    bus.settle()
+    assert 1 == bus._store.log.last_offset()
+    assert [1] == calls

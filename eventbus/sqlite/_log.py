@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from threading import Lock
 from typing import Any
@@ -123,6 +124,11 @@ class SQLiteEventLog:
             return in_savepoint(connection, _storing(records, version), cursor_of(connection))
 
     def _check_joinable(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            # First a write, for which the lock is waited for. A transaction that has only
+            # read is refused it at once when somebody else has written meanwhile.
+            with suppress(sqlite3.OperationalError):  # no such table: said below
+                cursor_of(connection).execute("DELETE FROM eventbus_events WHERE 0")
         if isinstance(connection, HandlerConnection) and connection.is_lent:
             return  # one of ours, and in a transaction
         if not _is_open_on(connection, self._database.path):

@@ -38,6 +38,7 @@ from .rows import Row, judge
 from .timing import Effort, Lane, clone, lane, measure
 
 CYCLE = "durable: publish, deliver, acknowledge"
+REPLAY = "durable: replay, decoded"
 PLAIN, INDEXED = "bare INSERT", "INSERT, same indexes"
 _ROUNDS = 60  # of what takes a thousand times as long as a plain publish
 _READINGS = 10
@@ -234,7 +235,7 @@ def replay_rows(effort: Effort) -> Iterator[Row]:
             lanes.append(_mapping(place / "theirs.db", number))
         times = {name: time / number for name, time in measure(lanes, fewer).items()}
     theirs = {EVENTSOURCING: times.get(EVENTSOURCING) if is_installed else None}
-    yield from judge("durable: replay, decoded", times["ours"], theirs, (EVENTSOURCING,), 0.35)
+    yield from judge(REPLAY, times["ours"], theirs, (EVENTSOURCING,), 0.35)
 
 
 def _replaying(path: Path, number: int) -> Lane:

@@ -1,5 +1,5 @@
 """
-The picture for README and docs: one publish, and one queued event, as multiples of ours.
+The picture for README and docs: one event, plain, queued or durable, as a multiple of ours.
 
 Law: draws what was measured, nothing else; readable on a light page and on a dark one. The only
 file that needs matplotlib.
@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from . import queued
+from . import durable, queued
 from .rows import Row
 
 # One grey with a contrast of 4.3 : 1 both on white and on #0d1117, so that the ground stays clear.
@@ -28,6 +28,8 @@ _PANELS = (
     (queued.ASYNCIO, "queued, asyncio"),
     (f"{queued.THREADS}: from publish to handler, p99", "p99 under load, threads"),
     (f"{queued.ASYNCIO}: from publish to handler, p99", "p99 under load, asyncio"),
+    (durable.CYCLE, "durable: stored, handled, done"),
+    (durable.REPLAY, "durable: read again"),
 )
 
 
@@ -71,7 +73,7 @@ def draw(found: Sequence[Row], around: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "eventbus"  # the same numbers make the same file
     pyplot: Any = import_module("matplotlib.pyplot")
-    figure, grid = pyplot.subplots(4, 2, figsize=(9.5, 10.0), height_ratios=(10, 6, 4, 4))
+    figure, grid = pyplot.subplots(5, 2, figsize=(9.5, 11.5), height_ratios=(10, 6, 4, 4, 3))
     panels = [(title, bars(found, race)) for race, title in _PANELS]
     values = [value for _, contenders in panels for _, value in contenders]
     limits = (min(values) * 0.6, max(values) * 3)  # the same in all panels; labels need room
