@@ -328,8 +328,8 @@ class Books:
         self._hold, self._next_hold = self._next_hold, []
         for entry, letter in reversed(free):
             # The letter that held its key is gone: it is its turn.
-            if letter.record.key is not None:
-                self.dead_keys.discard(letter.record.key)
+            assert letter.record.key is not None
+            self.dead_keys.discard(letter.record.key)
             self._take_back(entry)
             self.pendings.appendleft(entry)
         return begun

@@ -110,7 +110,7 @@ class Consumer(Filling):
         Whether it has something to do that it can do.
         """
         if self.state == "idle":
-            return self.is_started
+            return self.is_started and not self.is_closing
         if self.lease is None:
             return False
         if self._is_turning:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from eventbus._consumer import Consumer
@@ -53,17 +53,11 @@ class Consumers:
         self.is_started = False
         self.is_over = False
 
-    def __len__(self) -> int:
-        return len(self._by_subscription)
-
     def items(self) -> list[tuple[Subscription, Consumer]]:
         """
         Return who consumes what.
         """
         return list(self._by_subscription.items())
-
-    def __iter__(self) -> Iterator[Consumer]:
-        return iter(list(self._by_subscription.values()))
 
     def get(self, subscription: Subscription) -> Consumer | None:
         """
@@ -145,6 +139,15 @@ class Consumers:
             return did
         finally:
             self._turning.release()
+
+    def look(self) -> None:
+        """
+        See whether somebody else has written something, and have it read soon.
+        """
+        if self.is_started:
+            with self._turning:
+                self._look()
+            self.wake()
 
     def _look(self) -> None:
         """

@@ -121,7 +121,8 @@ class Delaying(Redriving):
             self._check_stored(route, options)
         block = deferring.get().get(self) if self._defers and moment is None else None
         if moment is None and (block is None or options.get("connection") is not None):
-            return self._publisher.begin(event, route, options)
+            stored = self._logs(route)
+            return self._publisher.begin(event, route, options, is_stored_next=stored)
         receipt = self._publisher.begin(event, self._routes.nobody(type(event)), options)
         if not receipt.finished:
             receipt.envelope  # noqa: B018 - made now: it tells of this call

@@ -158,9 +158,8 @@ class DurableDelivery(QueuedDelivery):
             return None
         if not entry.is_begun:
             return self._begin(job, entry)
-        trial = job.trial
-        if trial is not None:
-            trial.number = entry.number
+        assert job.trial is not None  # every job from the log has one
+        job.trial.number = entry.number
         admitted = super()._admitted(job, worker)
         if isinstance(admitted, Later):
             entry.is_asleep = True
@@ -198,7 +197,8 @@ class DurableDelivery(QueuedDelivery):
         """
         Have the next attempt begun when it is due; the store counts it before the call.
         """
-        trial = job.trial or Trial(job.receipt, is_queued=True)
+        trial = job.trial
+        assert trial is not None
         if (seconds := self.consumer.wait_for(entry)) > 0:
             return Later(trial, seconds)
         return Later(trial, math.inf, partial(self.consumer.ask, entry))

@@ -85,7 +85,7 @@ class Filling(Hearing):
                 return False
             case "quarantine":
                 self.delivery.unreadable(self._reader.unread(entry, error), error)
-            case "skip":
+            case _:  # skip
                 logger().warning("%s passes record %s by: %s", self.name, entry.offset, error)
         assert record is not None
         return True

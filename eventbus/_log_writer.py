@@ -53,8 +53,9 @@ class LogWriter:
             for receipt, offset in zip(receipts, offsets, strict=True):
                 stamp(receipt.envelope, offset or None)
         except BaseException:
-            _let_go(receipts)
+            _call(receipts, "free")
             raise
+        _call(receipts, "keep")
 
     async def aappend(
         self, receipts: Sequence[Receipt], *, expected_version: int | None = None
@@ -70,18 +71,19 @@ class LogWriter:
             for receipt, offset in zip(receipts, offsets, strict=True):
                 stamp(receipt.envelope, offset or None)
         except Exception:
-            _let_go(receipts)
+            _call(receipts, "free")
             raise
+        _call(receipts, "keep")
 
     def _records(self, receipts: Sequence[Receipt]) -> list[Record]:
         return [record_of(receipt.envelope, self._codec) for receipt in receipts]
 
 
-def _let_go(receipts: Sequence[Receipt]) -> None:
+def _call(receipts: Sequence[Receipt], what: str) -> None:
     """
-    Free the publishers' keys of events that were not stored.
+    Free the publishers' keys of events that were not stored, or keep those of stored ones.
     """
     for receipt in receipts:
-        free = (receipt.options or {}).get("free")
-        if free is not None:
-            free()
+        do = (receipt.options or {}).get(what)
+        if do is not None:
+            do()

@@ -34,7 +34,7 @@ def is_gone(text: str) -> bool:
         os.kill(int(number), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):  # it is another user's, or no process ever had it
         return False
     return False
 

@@ -24,7 +24,7 @@ from eventbus._route import Route
 from eventbus._verdict import cycle_at_limit
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import BusClosedError, RunningLoopError
-from eventbus.idempotency import Claim
+from eventbus.idempotency import Claim, IdempotencyStore
 from eventbus.instrumentation import Duplicate, Published, Unhandled
 
 __all__ = ["PublishOptions", "Publisher", "refuse_loop"]
@@ -90,15 +90,6 @@ class Publisher:
     duplicates: int = 0
     is_closing: bool = False
 
-    def prepare(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
-        """
-        Return the receipt to write on; a duplicate's is finished already.
-        """
-        receipt = self.begin(event, route, options)
-        if not receipt.finished:
-            self.announce(receipt, route)
-        return receipt
-
     def announce(self, receipt: Receipt, route: Route) -> None:
         """
         Tell the observers, and count: from here on the event is under way.
@@ -109,7 +100,14 @@ class Publisher:
         # Last: what is counted is called, or counted as missed.
         route.published += 1
 
-    def begin(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
+    def begin(
+        self,
+        event: object,
+        route: Route,
+        options: Mapping[str, Any],
+        *,
+        is_stored_next: bool = False,
+    ) -> Receipt:
         """
         Return a receipt with its options, and the publisher's key held, if it has one.
 
@@ -128,7 +126,9 @@ class Publisher:
             )
         if options or self.headers is not None:
             receipt.options = self._checked(options, route)
-        if options.get("idempotency_key") is not None and not self._claimed(receipt, route):
+        if options.get("idempotency_key") is not None and not self._claimed(
+            receipt, route, is_stored_next=is_stored_next
+        ):
             return receipt
         if self.is_eager:
             receipt.envelope  # noqa: B018 - made now
@@ -261,20 +261,25 @@ class Publisher:
         headers = _merged(self.headers and self.headers(), options.get("headers"), route)
         return {**options, "headers": headers}
 
-    def _claimed(self, receipt: Receipt, route: Route) -> bool:
+    def _claimed(self, receipt: Receipt, route: Route, *, is_stored_next: bool) -> bool:
         """
         Hold the publisher's key; ``False`` for a duplicate.
 
-        The key counts as used from now on; a failing handler frees it again.
+        The key counts as used from now on, or, where the event is stored next, from then
+        on: what dies in between has used no key. A failing handler frees it again.
         """
         furniture, options = self.furniture, receipt.options
         assert options is not None
         key, now = options["idempotency_key"], furniture.clock.monotonic()
         known = KnownId(furniture.clock.new_id())
-        claim = furniture.idempotency.claim(_scope(route), key, source=known, now=now)
+        keys = _keys_within(options.get("connection"), furniture.idempotency)
+        claim = keys.claim(_scope(route), key, source=known, now=now)
         if claim.state == "granted":
-            furniture.idempotency.complete(claim, now=now)
-            options.update(id=known.id, free=partial(self._free, claim, route))
+            if is_stored_next and options.get("connection") is None:
+                options["keep"] = partial(self._keep, keys, claim, route)
+            else:
+                keys.complete(claim, now=now)
+            options.update(id=known.id, free=partial(self._free, keys, claim, route))
             return True
         options["id"] = claim.event_id
         receipt.duplicate, receipt.duplicate_of = True, claim.event_id
@@ -292,9 +297,15 @@ class Publisher:
             )
         return False
 
-    def _free(self, claim: Claim, route: Route) -> None:
+    def _keep(self, keys: IdempotencyStore, claim: Claim, route: Route) -> None:
         try:
-            self.furniture.idempotency.release(claim)
+            keys.complete(claim, now=self.furniture.clock.monotonic())
+        except Exception:
+            logger().exception("the idempotency key of one %s is not recorded", route.name)
+
+    def _free(self, keys: IdempotencyStore, claim: Claim, route: Route) -> None:
+        try:
+            keys.release(claim)
         except Exception:
             logger().exception("the idempotency key of one %s is not released", route.name)
 
@@ -332,6 +343,14 @@ def _key(declaration: Declaration, event: object) -> str | None:
             "the key= of %s raised; the event goes on without a key", declaration.name
         )
         return None
+
+
+def _keys_within(connection: Any, keys: IdempotencyStore) -> IdempotencyStore:
+    """
+    Return *keys* as part of the transaction the event joins, if it joins one of theirs.
+    """
+    join: Callable[[Any], IdempotencyStore] | None = getattr(keys, "on", None)
+    return keys if connection is None or join is None else join(connection)
 
 
 def _scope(route: Route) -> str:

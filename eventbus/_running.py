@@ -175,6 +175,7 @@ class Running(Storing):
     # -- what is to be done ------------------------------------------------------------------
 
     def _draining(self, timeout: float | None) -> Steps:
+        self._look_around()
         yield from self._drained(timeout)
         return still_pending(self._all_queues())
 

@@ -182,6 +182,13 @@ class Storing(Wiring):
             self._codec.check()
             self._consumers.start()
 
+    def _look_around(self) -> None:
+        """
+        Learn of what others have appended, or the application in its own transaction.
+        """
+        if self._consumers is not None:
+            self._consumers.look()
+
     def _put_away(self) -> None:
         """
         Write down what is known, and close the store. Again is fine.

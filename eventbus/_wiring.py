@@ -298,8 +298,8 @@ class Wiring(Replaceable):
     def _is_plain(self) -> bool:
         publisher = self._publisher
         is_special = publisher.is_eager or publisher.is_closing
-        is_special = is_special or self._is_concurrent or self._stood_in > 0
-        return not (is_special or self._furniture.observers)
+        is_special = is_special or self._is_concurrent
+        return super()._is_plain and not (is_special or self._furniture.observers)
 
     def _settings(self) -> dict[str, Any]:
         """

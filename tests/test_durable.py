@@ -4,7 +4,9 @@ Durable subscriptions: from the log to their handlers, at least once, in order.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sqlite3
 from abc import ABC
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +22,7 @@ from eventbus import (
     Envelope,
     EventBus,
     InMemoryDeadLetters,
+    InMemoryIdempotencyStore,
     Queued,
     Receipt,
     StoreCorruptError,
@@ -30,6 +33,7 @@ from eventbus import (
 )
 from eventbus.codec import upcast
 from eventbus.event_log import Record
+from eventbus.idempotency import Claim
 from eventbus.memory import MemoryStore
 from eventbus.testing import TestBus
 
@@ -185,8 +189,6 @@ def test_apublish_writes_to_the_log_as_well(shop: Shop) -> None:
     """
     Alone or by the batch.
     """
-    import asyncio
-
     shop.handle()
     asyncio.run(publish_in_a_loop(shop))
     assert 3 == shop.store.log.last_offset()
@@ -1060,6 +1062,151 @@ def test_many_workers_keep_a_held_key_in_order() -> None:
         int(each.record.payload.split(b":")[1].split(b",")[0]) for each in letters
     ]
     assert 91 == len(calls)
+
+
+def test_what_reads_an_idempotency_key_may_raise(shop: Shop) -> None:
+    """
+    Then the event is a dead letter, and later ones flow.
+    """
+    shop.handle(idempotency_key=lambda placed: 6 // placed.number)
+    shop.place(1, 0, 2)
+    shop.bus.settle()
+    assert [1, 2] == shop.numbers()
+    assert [(0, "failed")] == shop.letters()
+    assert 0 == shop.store.progress.position("shop").lag
+
+
+class RenewedInTime(InMemoryIdempotencyStore):
+    """
+    Keys whose holder renews them at the very moment at which his lease would end.
+    """
+
+    held: Any = None
+
+    def claim(self, scope: str, key: str, *, source: Any, now: float) -> Claim:
+        if self.held is not None and now == self.held.expires:
+            self.renew(self.held, now=now)
+        return super().claim(scope, key, source=source, now=now)
+
+
+def test_a_key_that_is_renewed_in_the_last_moment_is_waited_for() -> None:
+    """
+    Whoever had begun the event is at work: it is handled when he has let go.
+    """
+    keys = RenewedInTime()
+    shop = Shop(store=MemoryStore(idempotency=keys))
+    shop.handle(idempotency_key="number")
+    [receipt] = shop.place(1)
+    keys.held = keys.claim("shop", "1", source=receipt, now=shop.bus.clock.monotonic())
+    shop.bus.settle()
+    assert [] == shop.numbers()
+    keys.release(keys.held)
+    shop.bus.settle()
+    assert [1] == shop.numbers()
+
+
+@pytest.mark.parametrize("settles_in_loop", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_of_either_colour_is_lent_a_connection(
+    shop: Shop, is_async: bool, settles_in_loop: bool
+) -> None:
+    """
+    Whether a thread or a task settles.
+    """
+    def write(placed: Placed, connection: sqlite3.Connection) -> int:
+        shop.calls.append(("shop", placed.number))
+        return connection.total_changes  # which nobody asks for
+
+    async def awrite(placed: Placed, connection: sqlite3.Connection) -> None:
+        await asyncio.sleep(0)
+        write(placed, connection)
+
+    handler: Any = awrite if is_async else write
+    shop.bus.subscribe(Placed, handler, name="shop", delivery=Durable())
+    shop.place(1)
+    if settles_in_loop:
+        asyncio.run(shop.bus.asettle())
+    else:
+        shop.bus.settle()
+    assert [1] == shop.numbers()
+    assert 0 == shop.store.progress.position("shop").lag
+
+
+def test_what_a_handler_tells_too_late_is_not_heard(shop: Shop) -> None:
+    """
+    Its event was begun anew meanwhile, and that attempt is what counts.
+    """
+
+    def handler(placed: Placed) -> None:
+        shop.calls.append(("shop", placed.number))
+        if len(shop.calls) == 1:
+            shop.bus.restart()
+            assert shop.bus._turn()
+
+    shop.bus.subscribe(Placed, handler, name="shop", delivery=Durable())
+    shop.place(1)
+    shop.bus.settle()
+    assert [1, 1] == shop.numbers()
+    assert 0 == shop.store.progress.position("shop").lag
+
+
+# -- the end of a subscription ----------------------------------------------------------------
+
+
+def test_what_was_begun_and_not_handed_out_goes_back_to_the_log(shop: Shop) -> None:
+    """
+    A handler that cancels its own subscription is the last; the next one goes on.
+    """
+
+    def last(placed: Placed) -> None:
+        shop.calls.append(("last", placed.number))
+        [subscription] = shop.bus.subscriptions
+        if placed.number == 5:
+            subscription.cancel()
+
+    shop.bus.subscribe(Placed, last, name="shop", delivery=Durable())
+    shop.place(*range(20))
+    shop.bus.settle()
+    assert list(range(6)) == shop.numbers("last")
+    assert 14 == shop.store.progress.position("shop").lag
+    shop.handle()
+    shop.bus.settle()
+    assert list(range(6, 20)) == shop.numbers()
+
+
+def test_a_subscription_cancelled_before_the_start_has_kept_its_place(shop: Shop) -> None:
+    """
+    The next of its name begins there.
+    """
+    shop.handle("queued", delivery=Queued())
+    shop.handle()
+    shop.place(1)
+    for subscription in shop.bus.subscriptions:
+        subscription.cancel()
+    shop.bus.settle()
+    assert [] == shop.numbers()
+    shop.handle()
+    shop.bus.settle()
+    assert [1] == shop.numbers()
+
+
+def test_a_subscription_that_stands_by_ends_at_once(shop: Shop) -> None:
+    """
+    It has nothing in hand, and does not take over any more.
+    """
+    shop.handle()
+    progress, now = shop.store.progress, shop.bus.clock.time()
+    lease = progress.acquire("shop", owner="elsewhere", ttl=60, now=now)
+    assert lease is not None
+    shop.place(1)
+    shop.bus.settle()
+    [subscription] = shop.bus.subscriptions
+    subscription.cancel()
+    shop.bus.settle()
+    assert progress.release(lease)
+    shop.bus.clock.advance(60)
+    assert [] == shop.calls
+    assert progress.position("shop").lease is None
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ Durable subscriptions on a file: threads, transactions, leases, and a store that
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -468,6 +470,41 @@ def test_a_process_is_known_to_be_gone_only_where_that_is_certain(process: str, 
     assert gone is owners.is_gone(process.format(place=place, own=own, life=life))
 
 
+@pytest.mark.parametrize("error", [PermissionError, OverflowError])
+def test_a_process_that_cannot_be_asked_about_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """
+    It is another user's, or its number is none.
+    """
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    place, _, _ = owners.owner().rpartition(" pid ")
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "kill", refuse)
+        assert not owners.is_gone(f"{place} pid 77 abc")
+
+
+def test_where_the_system_tells_less_a_place_is_a_machines_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    As on systems that have no /proc.
+    """
+
+    def refuse(*_: object, **options: object) -> None:
+        raise FileNotFoundError
+
+    with monkeypatch.context() as patches:
+        patches.setattr("platform.node", lambda: "till-3")
+        patches.setattr(owners, "open", refuse, raising=False)
+        patches.setattr(os, "stat", refuse)
+        place = owners._place.__wrapped__()
+    assert "till-3" == place
+
+
 def test_a_lease_nobody_renews_runs_out_also_when_a_clock_was_set_back() -> None:
     """
     Whoever stands by goes by how long nothing was heard.
@@ -622,6 +659,148 @@ def test_a_commit_that_fails_is_no_failure_of_the_handler(monkeypatch: pytest.Mo
     assert [1] == calls
     assert 0 == store.letters.count()
     assert 0 == store.progress.position("write").lag
+
+
+def test_a_lease_that_cannot_be_given_back_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Whoever comes next stands by until then.
+    """
+    store, clock = MemoryStore(), VirtualClock()
+    bus = TestBus(store=store, clock=clock, errors="collect")
+    calls = list[int]()
+    note_in(bus, calls, lease=10)
+    bus.settle()
+    broken = Failing(store.progress, "release", monkeypatch)
+    [subscription] = bus.subscriptions
+    subscription.cancel()
+    bus.settle()
+    assert broken.refused.is_set()
+    bus.publish(Placed(1))
+    note_in(bus, calls, lease=10)
+    bus.settle()
+    assert [] == calls
+    clock.advance(11)
+    bus.settle()
+    assert [1] == calls
+
+
+def test_a_subscription_the_store_does_not_take_is_not_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Its name is free for the next try.
+    """
+    store, calls = MemoryStore(), list[int]()
+    bus = TestBus(store=store)
+    broken = Failing(store.progress, "open", monkeypatch)
+    with pytest.raises(StoreFullError):
+        note_in(bus, calls)
+    assert () == bus.subscriptions
+    broken.is_broken = False
+    note_in(bus, calls)
+    bus.publish(Placed(1))
+    bus.settle()
+    assert [1] == calls
+
+
+def test_consuming_does_not_depend_on_what_others_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where a store cannot tell whether they have, what is written here is delivered.
+    """
+    store, calls = MemoryStore(), list[int]()
+    with EventBus(store=store) as bus:
+        note_in(bus, calls)
+        broken = Failing(store.log, "changes", monkeypatch)
+        assert broken.refused.wait(PATIENCE)
+        bus.publish(Placed(1))
+        assert bus.drain(PATIENCE).ok
+    assert [1] == calls
+
+
+def test_a_turn_that_fails_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Whatever has failed, it is logged, and another turn follows.
+    """
+    caplog.set_level(logging.ERROR, "eventbus")
+    calls = list[int]()
+    with EventBus(store=MemoryStore()) as bus:
+        note_in(bus, calls)
+        [subscription] = bus.subscriptions
+        broken = Failing(subscription.queue, "settle_up", monkeypatch)
+        assert broken.refused.wait(PATIENCE)
+        broken.is_broken = False
+        bus.publish(Placed(1))
+        assert bus.drain(PATIENCE).ok
+    assert [1] == calls
+    assert "a turn of the durable subscriptions failed" in caplog.text
+
+
+def test_closing_does_not_wait_for_ever_for_a_filter(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    It says so, and the event stays in the log.
+    """
+    caplog.set_level(logging.WARNING, "eventbus")
+    monkeypatch.setattr("eventbus._consumers._PATIENCE", 0.0)
+    entered, may_go_on, calls = threading.Event(), threading.Event(), list[Placed]()
+
+    def ponder(placed: Placed) -> bool:
+        entered.set()
+        return may_go_on.wait(PATIENCE)
+
+    store = MemoryStore()
+    bus = EventBus(store=store)
+    bus.subscribe(Placed, calls.append, name="note", where=ponder, delivery=Durable())
+    bus.publish(Placed(1))
+    bus.start()
+    assert entered.wait(PATIENCE)
+    bus.close(timeout=0.0)
+    assert "is still at work: a filter or the store" in caplog.text
+    [thread] = [each for each in threading.enumerate() if each.name == f"{bus.name}-durable"]
+    may_go_on.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert [] == calls
+
+
+def test_a_bus_nobody_has_closed_is_not_kept_by_its_log() -> None:
+    """
+    Others go on to append there.
+    """
+    store, calls = MemoryStore(), list[int]()
+    forgotten = TestBus(store=store)
+    note_in(forgotten, calls, name="forgotten")
+    forgotten.settle()
+    gone = weakref.ref(forgotten)
+    del forgotten
+    gc.collect()
+    assert gone() is None
+    bus = TestBus(store=store)
+    note_in(bus, calls)
+    bus.publish(Placed(1))
+    bus.settle()
+    assert [1] == calls
+
+
+def test_a_test_bus_on_a_file_is_restarted_as_well(path: Path) -> None:
+    """
+    A file forgets nothing; what was begun is handled again.
+    """
+    calls = list[int]()
+    with TestBus(store=SQLiteStore(path)) as bus:
+
+        def note(placed: Placed) -> None:
+            calls.append(placed.number)
+            if len(calls) == 1:
+                bus.restart()
+
+        bus.subscribe(Placed, note, name="note", delivery=Durable())
+        bus.publish(Placed(1))
+        bus.settle()
+        assert [1, 1] == calls
 
 
 # -- deferred publishes -----------------------------------------------------------------------
@@ -851,3 +1030,74 @@ def test_a_delayed_publish_is_logged_when_it_is_due() -> None:
     bus.settle()
     assert 1 == bus._store.log.last_offset()
     assert [1] == calls
+
+
+def test_a_bus_closed_right_after_its_start_ends_at_once(bus: EventBus) -> None:
+    """
+    It does not wait for a place in the log that it will not ask for any more.
+    """
+    note_in(bus, [])
+    bus.start()
+    assert bus.close(3_600.0).ok
+
+
+def test_what_the_application_has_committed_is_drained(bus: EventBus, path: Path) -> None:
+    """
+    A drain looks at the log before it says that there is nothing to wait for.
+    """
+    calls = list[int]()
+    note_in(bus, calls)
+    bus.start()
+    assert bus.drain(PATIENCE).ok
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        bus.publish(Placed(1), connection=connection)
+        connection.execute("COMMIT")
+    assert bus.drain(PATIENCE).ok
+    assert [1] == calls
+
+
+def test_a_publishers_key_is_free_again_after_a_rollback(bus: EventBus, path: Path) -> None:
+    """
+    It joins the transaction the event joins; one that another publish holds stays held.
+    """
+    note_in(bus, [])
+    assert not bus.publish(Placed(0), idempotency_key="held").duplicate
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        first = bus.publish(Placed(1), connection=connection, idempotency_key="1")
+        connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        again = bus.publish(Placed(1), connection=connection, idempotency_key="1")
+        connection.execute("COMMIT")
+    assert (False, False) == (first.duplicate, again.duplicate)
+    assert bus.publish(Placed(1), idempotency_key="1").duplicate
+    assert bus.publish(Placed(0), idempotency_key="held").duplicate
+
+
+def test_a_key_is_recorded_when_its_event_is_stored(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A process that dies before the append has used no key: it is only held for a lease.
+    """
+
+    class Killed(BaseException):
+        pass
+
+    def die(*given: object, **options: object) -> None:
+        raise Killed
+
+    assert bus._log is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._log, "append", die)
+        with pytest.raises(Killed):
+            bus.publish(Placed(1), idempotency_key="1")
+    assert bus._store is not None
+    claim = bus._store.idempotency.claim(
+        "publish " + f"{Placed.__module__}.{Placed.__qualname__}",
+        "1",
+        source=bus.publish(Placed(2)),
+        now=bus.clock.monotonic(),
+    )
+    assert "pending" == claim.state
