@@ -23,6 +23,7 @@ from eventbus._mode import Queued
 from eventbus._receipt import Receipt
 from eventbus._workers import Home, start_task, start_thread
 from eventbus.dead_letter import Reason
+from eventbus.errors import BusClosedError
 
 __all__ = ["Postponed", "moment_of"]
 
@@ -67,6 +68,7 @@ class Postponed:
         self._alarms = alarms
         self._home = home
         self._lock = Lock()
+        self._is_over = False
         self._waiting: dict[Receipt, Callable[[], None]] = {}
         make = partial(
             Intake, mode=_MODE, limit=limit, interval=0.0, alarms=alarms, now=clock.monotonic
@@ -88,14 +90,19 @@ class Postponed:
         """
         job = Job(receipt.event, receipt, copy_context(), moment, None, None)
         with self._lock:
-            self._waiting[receipt] = self._alarms.at(moment, partial(self._is_due, job))
+            is_over = self._is_over
+            if not is_over:
+                self._waiting[receipt] = self._alarms.at(moment, partial(self._is_due, job))
+        if is_over:  # the bus was closed in this moment
+            self.refuse(receipt, BusClosedError("the bus ended before it was published"))
 
     def _is_due(self, job: Job) -> None:
         with self._lock:
             is_wanted = self._waiting.pop(job.receipt, None) is not None
         if is_wanted:
             queue = self._threads if self._home.loop is None else self._tasks
-            queue.offer(job)
+            if not queue.offer(job):
+                self.refuse(job.receipt, BusClosedError("the bus ended before it was published"))
 
     def cancel(self, receipt: Receipt) -> bool:
         """
@@ -116,6 +123,7 @@ class Postponed:
         Write off all that is not due yet; count it.
         """
         with self._lock:
+            self._is_over = True
             waiting, self._waiting = self._waiting, {}
         for receipt, stop in waiting.items():
             stop()

@@ -156,7 +156,8 @@ class Route:
         """
         walk = iter(calls)
         if call is not None:
-            for now, folded in zip(walk, self.folded, strict=False):
+            # It is found: what is put in a call's place leaves *folded* as it is.
+            for now, folded in zip(walk, self.folded, strict=False):  # pragma: no branch - found
                 if call is now or call is folded.call or call is folded.acall:
                     break
         return walk

@@ -163,7 +163,7 @@ class Storing(Wiring):
     def _places(self) -> dict[Subscription, DurableStats]:
         consumers = self._consumers
         if consumers is None or self.is_closed:
-            return {}
+            return super()._places()
         return {each: consumer.place() for each, consumer in consumers.items()}
 
     def _retire(self, subscription: Subscription) -> None:

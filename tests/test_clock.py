@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import math
 import os
 import subprocess
@@ -522,4 +523,43 @@ def test_each_context_has_its_own_timeouts():
             await free
 
     run(main)
+    assert 2.0 == clock.monotonic()
+
+
+# -- who follows -----------------------------------------------------------------------------
+
+
+def test_a_function_that_follows_is_told_before_and_in_the_end():
+    """
+    A clock that is advanced tells it first that it is not over, and last that it is.
+    """
+    clock, told = VirtualClock(), list[tuple[float, bool]]()
+
+    def follow(is_over: bool) -> None:
+        told.append((clock.monotonic(), is_over))
+
+    clock.follow(follow)
+    clock.call_at(2.0, lambda: None)
+    clock.advance(5.0)
+    assert [(0.0, False), (2.0, False), (5.0, True)] == told
+
+
+def test_a_follower_that_is_gone_is_forgotten():
+    """
+    A method does not keep its object, and the clock goes on without it.
+    """
+
+    class Follower:
+        def follow(self, is_over: bool) -> None:
+            told.append(is_over)
+
+    clock, told = VirtualClock(), list[bool]()
+    follower = Follower()
+    clock.follow(follower.follow)
+    clock.advance(1.0)
+    assert [False, True] == told
+    del follower
+    gc.collect()
+    clock.advance(1.0)
+    assert [False, True] == told
     assert 2.0 == clock.monotonic()

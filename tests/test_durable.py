@@ -1113,6 +1113,7 @@ def test_a_handler_of_either_colour_is_lent_a_connection(
     """
     Whether a thread or a task settles.
     """
+
     def write(placed: Placed, connection: sqlite3.Connection) -> int:
         shop.calls.append(("shop", placed.number))
         return connection.total_changes  # which nobody asks for

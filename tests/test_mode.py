@@ -4,12 +4,14 @@ The values of ``delivery=``: what they refuse, and how they say it.
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from typing import Any
 
 import attrs
 import pytest
 
-from eventbus import Inline, Queued
+from eventbus import Durable, Inline, Queued
 
 
 def test_inline_has_nothing_to_set():
@@ -61,3 +63,32 @@ def test_ordered_by(value: Any):
     with pytest.raises(TypeError) as refused:
         Queued(ordered_by=value)
     assert str(refused.value).startswith("ordered_by of Queued() is an attribute's name or a call")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"start": datetime(2024, 1, 1)}, "start=.* has no time zone"),  # noqa: DTZ001 - the point
+        ({"start": "later"}, r"start of Durable\(\) is .*, not 'later'"),
+        ({"start": -1}, r"start of Durable\(\) is .*, not -1"),
+        ({"start": True}, r"start of Durable\(\) is .*, not True"),
+        ({"lease": 0}, r"lease of Durable\(\) is in seconds, above 0, not 0"),
+        ({"lease": math.inf}, r"lease of Durable\(\) is in seconds, above 0, not inf"),
+        ({"lease": "1"}, r"lease of Durable\(\) is in seconds, above 0, not '1'"),
+        ({"on_dead_letter": "hold_key", "ordered_by": "number"}, "drop ordered_by="),
+    ],
+)
+def test_durable(options: dict[str, Any], complaint: str):
+    """
+    What a durable subscription cannot keep to is refused where it is written down.
+    """
+    with pytest.raises(ValueError, match=complaint):
+        Durable(**options)
+
+
+@pytest.mark.parametrize("start", ["now", "origin", 0, 7, datetime(2024, 1, 1, tzinfo=UTC)])
+def test_start(start: Any):
+    """
+    A durable subscription starts at either end of the log, after an offset, or at an instant.
+    """
+    assert start == Durable(start=start).start

@@ -9,6 +9,7 @@ import contextvars
 import logging
 import math
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -23,7 +24,7 @@ from eventbus import (
     current_envelope,
     event,
 )
-from eventbus.testing import TestBus
+from eventbus.testing import TestBus, VirtualClock
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
@@ -330,3 +331,128 @@ def test_draining_does_not_wait_for_what_is_due_later() -> None:
         bus.publish(Reminded(), delay=86_400.0)
         assert bus.drain(PATIENCE).ok
         assert 1 == bus.stats().scheduled
+
+
+class Hasty(VirtualClock):
+    """
+    A clock whose alarms are ringing already when somebody cancels them.
+    """
+
+    def call_at(self, moment: float, ring: Callable[[], None]) -> Callable[[], None]:
+        super().call_at(moment, ring)
+        return lambda: None
+
+
+def test_one_that_is_cancelled_while_its_alarm_rings_never_comes() -> None:
+    """
+    Whoever cancels in time is not overruled by an alarm that cannot be stopped any more.
+    """
+    with TestBus(clock=Hasty()) as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        assert bus.publish(Reminded(), delay=30.0).cancel()
+        bus.clock.advance(60.0)
+        assert [] == seen
+
+
+def test_it_is_too_late_to_cancel_what_is_due() -> None:
+    """
+    It waits for a worker by then, and is published.
+    """
+    with TestBus() as bus:
+        seen: list[object] = []
+        bus.subscribe(Reminded, seen.append, name="x")
+        receipt = bus.publish(Reminded(), delay=30.0)
+        bus.clock.sleep(30.0)  # which settles nothing
+        assert [] == seen
+        assert not receipt.cancel()
+        bus.settle()
+        assert [Reminded()] == seen
+
+
+def test_what_is_due_and_not_published_when_the_bus_is_closed_is_kept_as_a_dead_letter() -> None:
+    """
+    What handlers are at work on is reported, and not delivered to anybody twice.
+    """
+    clock, release = VirtualClock(), threading.Event()
+    bus = EventBus(clock=clock)
+    all_at_work = threading.Barrier(9)  # the eight workers there are, and this thread
+
+    def work(reminded: Reminded) -> None:
+        all_at_work.wait(PATIENCE)
+        release.wait(PATIENCE)
+
+    bus.subscribe(Reminded, work, name="work")
+    bus.publish_many([Reminded(number) for number in range(9)], delay=1.0)
+    clock.advance(1.0)
+    all_at_work.wait(PATIENCE)
+    try:
+        report = bus.close(0.0)
+    finally:
+        release.set()
+    assert not report.ok
+    assert [("work", Reminded(8), "undelivered")] == [
+        (each.subscription, each.event, each.reason) for each in bus.dead_letters
+    ]
+
+
+def test_what_becomes_due_on_a_bus_that_has_ended_is_kept_as_a_dead_letter() -> None:
+    """
+    A publish that was under way when the bus was closed is not lost without a word.
+    """
+    ends = list[Callable[[], object]]()
+
+    def end_meanwhile() -> dict[str, str]:
+        for end in ends:
+            end()
+        return {}
+
+    clock = VirtualClock()
+    bus = EventBus(clock=clock, headers=end_meanwhile)
+    bus.subscribe(Reminded, lambda _: None, name="x")
+    bus.publish(Reminded(1), delay=30.0).cancel()
+    ends.append(bus.close)
+    bus.publish(Reminded(2), delay=30.0)
+    clock.advance(30.0)
+    assert [(Reminded(2), "undelivered")] == [
+        (each.event, each.reason) for each in bus.dead_letters
+    ]
+
+
+def test_in_a_loop_a_failure_is_logged_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    A delayed publish that fails in a task of the bus ends there, and the bus goes on.
+    """
+
+    async def main() -> None:
+        is_over = asyncio.Event()
+        async with EventBus(errors="raise") as bus:
+            bus.subscribe(Reminded, lambda _: 1 / 0, name="fails", priority=1)
+
+            @bus.on(Reminded)
+            async def after(reminded: Reminded) -> None:
+                is_over.set()
+
+            await bus.apublish(Reminded(), delay=0.01)
+            async with asyncio.timeout(PATIENCE):
+                await is_over.wait()
+            assert (await bus.adrain(PATIENCE)).ok
+            assert 1 == len(bus.dead_letters)
+
+    with caplog.at_level(logging.ERROR, logger="eventbus"):
+        asyncio.run(main())
+    assert 1 == len(caplog.records)
+
+
+def test_what_is_put_off_while_the_bus_ends_is_kept_as_a_dead_letter() -> None:
+    """
+    A publish that met the end of the bus half-way is not lost without a word.
+    """
+    bus = EventBus()
+    bus.subscribe(Reminded, lambda _: None, name="one")
+    postponed = bus._those_postponed()
+    assert 0 == postponed.give_up()
+    receipt = bus.publish(Reminded(), delay=3_600.0)
+    assert not receipt.is_scheduled
+    assert ["undelivered"] == [each.reason for each in bus.dead_letters]
+    bus.close()

@@ -571,3 +571,85 @@ def test_an_envelope_made_in_a_queued_handler_tells_of_the_publish(colour: Colou
         subscription.resume()
         assert bus.drain(20.0).ok
         assert [(published, False)] == [(e.time.timestamp(), e.is_late) for e in seen]
+
+
+def test_an_async_test_that_wants_threads_gets_them() -> None:
+    """
+    Turning the clock handles nothing then; draining and closing await the workers.
+    """
+    threads: list[threading.Thread] = []
+
+    def handle(happened: Deposited) -> None:
+        threads.append(threading.current_thread())
+
+    async def main() -> None:
+        async with TestBus(threads=True) as bus:
+            bus.subscribe(Deposited, handle, delivery=Queued(), name="handle")
+            await bus.apublish(Deposited(1))
+            bus.clock.advance(1.0)
+            assert (await bus.adrain(20.0)).ok
+            assert 1 == len(threads)
+            await bus.apublish(Deposited(2))
+
+    asyncio.run(main())
+    assert [False, False] == [each is threading.current_thread() for each in threads]
+
+
+@both
+def test_a_queue_that_is_paused_on_the_way_hands_out_nothing_more(colour: Colour) -> None:
+    """
+    A handler that pauses another subscription is in time for what has not begun.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+
+        def stop(happened: Deposited) -> None:
+            seen.append("first")
+            second.pause()
+
+        bus.subscribe(Deposited, colour.handler(stop), delivery=Queued(), name="first")
+        second = bus.subscribe(
+            Deposited,
+            colour.handler(lambda e: seen.append("second")),
+            delivery=Queued(),
+            name="second",
+        )
+        colour.run(colour.publish(bus, Deposited(1)), colour.settle(bus))
+        assert ["first"] == seen
+        second.resume()
+        colour.run(colour.settle(bus))
+        assert ["first", "second"] == seen
+
+
+def test_settling_in_a_loop_handles_what_needs_none() -> None:
+    """
+    Sync handlers are called by ``settle`` in a thread with a running event loop, too.
+    """
+    seen: list[int] = []
+
+    async def main() -> None:
+        async with TestBus() as bus:
+            bus.subscribe(
+                Deposited, lambda e: seen.append(e.amount), delivery=Queued(), name="handle"
+            )
+            await bus.apublish(Deposited(1))
+            bus.settle()
+            assert [1] == seen
+
+    asyncio.run(main())
+
+
+def test_a_restart_forgets_what_waits_in_queues_and_what_is_due_later() -> None:
+    """
+    Its subscriptions go on with what is published afterwards.
+    """
+    with TestBus() as bus:
+        seen: list[int] = []
+        bus.subscribe(Deposited, lambda e: seen.append(e.amount), delivery=Queued(), name="handle")
+        bus.publish(Deposited(1))
+        bus.publish(Deposited(2), delay=5.0)
+        bus.restart()
+        bus.publish(Deposited(3))
+        bus.settle(until=lambda: seen != [])
+        assert [3] == seen
+        assert 0 == bus.stats().scheduled

@@ -21,12 +21,14 @@ from eventbus import (
     DuplicateNameError,
     EventBus,
     HandlerSignatureError,
+    Queued,
     Receipt,
     Subscription,
     SubscriptionOptionError,
     event,
 )
 from eventbus._subscription import Counters, make_subscription
+from eventbus.testing import TestBus
 
 Publish = Callable[[EventBus, object], Receipt]
 E_co = TypeVar("E_co", covariant=True)
@@ -576,3 +578,37 @@ def test_nothing_here_knows_a_bus():
     The room of the subscription names no room above it.
     """
     assert not hasattr(eventbus._subscription, "EventBus")
+
+
+# -- pausing ---------------------------------------------------------------------------------
+
+
+def test_a_queued_subscription_says_whether_it_is_paused():
+    """
+    It is from `pause` to `resume`, and nothing is handed out meanwhile.
+    """
+    seen = list[object]()
+    with TestBus() as bus:
+        subscription = bus.subscribe(OrderPlaced, seen.append, delivery=Queued(), name="queued")
+        assert not subscription.is_paused
+        subscription.pause()
+        assert subscription.is_paused
+        bus.publish(OrderPlaced())
+        bus.settle()
+        assert [] == seen
+        subscription.resume()
+        assert not subscription.is_paused
+        bus.settle()
+        assert [OrderPlaced()] == seen
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_what_has_no_queue_cannot_be_paused(verb: str):
+    """
+    An inline subscription is never paused, and refuses by naming what would help.
+    """
+    with EventBus() as bus:
+        subscription = bus.subscribe(OrderPlaced, lambda placed: None, name="inline")
+        assert not subscription.is_paused
+        with pytest.raises(SubscriptionOptionError, match=rf"{verb}\(\).*delivery=Queued\(\)"):
+            getattr(subscription, verb)()
