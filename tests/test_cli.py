@@ -27,6 +27,7 @@ from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Retry, Step
 from eventbus.replay import Replayed
 from eventbus.sqlite import SQLiteStore
+from strict_python import STRICT
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parent.parent
@@ -772,7 +773,7 @@ def test_a_story_that_is_none_is_passed_over(path: str, capsys: pytest.CaptureFi
 
 def run(*given: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "eventbus", *given],
+        [sys.executable, *STRICT, "-m", "eventbus", *given],
         cwd=options.pop("cwd", ROOT),
         env={**os.environ, "PYTHONIOENCODING": "utf-8"} | options.pop("env", {}),
         capture_output=True,

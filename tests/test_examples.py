@@ -27,6 +27,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from eventbus import EventBus
+from strict_python import STRICT
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
@@ -39,7 +40,7 @@ def run(
     Run Python as a reader would; what hangs is ended.
     """
     return subprocess.run(
-        [sys.executable, "-W", "error", *map(str, arguments)],
+        [sys.executable, *STRICT, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment},
         capture_output=True,
@@ -175,7 +176,7 @@ def live_until(line: str, *arguments: object) -> None:
     Start the shop, and kill it as soon as it has printed a line that begins so.
     """
     shop = subprocess.Popen(
-        [sys.executable, "-u", "-W", "error", str(EXAMPLES / "shop.py"), *map(str, arguments)],
+        [sys.executable, "-u", *STRICT, str(EXAMPLES / "shop.py"), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
         stdout=subprocess.PIPE,
         encoding="utf-8",

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from strict_python import STRICT
+
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_DAY = """\
 A day at the bank
@@ -34,7 +36,7 @@ The bug is mended: version 2, built anew from the first event on
 
 def run(*given: object) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", *map(str, given)],
+        [sys.executable, *STRICT, *map(str, given)],
         cwd=ROOT,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
