@@ -103,3 +103,23 @@ def test_what_cannot_observe_is_refused_at_once(observer: object):
         EventBus(observers=[observer])  # type: ignore[list-item]
     with pytest.raises(TypeError, match="plain callable"):
         EventBus().observe(observer)  # type: ignore[arg-type]
+
+
+def test_what_a_plain_handler_returns_to_apublish_is_awaited():
+    """
+    Also what is no coroutine; what cannot be awaited is let go.
+    """
+
+    @event
+    class Asked:
+        pass
+
+    async def main() -> None:
+        bus, answered = EventBus(), asyncio.get_running_loop().create_future()
+        bus.subscribe(Asked, lambda asked: answered, name="awaitable")
+        bus.subscribe(Asked, lambda asked: 7, name="number")
+        asyncio.get_running_loop().call_soon(answered.set_result, None)
+        receipt = await bus.apublish(Asked())
+        assert (2, True) == (receipt.delivered, answered.done())
+
+    asyncio.run(main())
