@@ -7,7 +7,8 @@ had. What follows from an attempt is decided where it always is.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Unpack
 
 from eventbus._attempt import running_loop
@@ -59,56 +60,55 @@ class Redriving(Running):
             SubscriptionNotFoundError: Nothing is subscribed by the letter's name.
             RunningLoopError: The handler is async and a loop runs in this thread.
         """
-        delivery, receipt, route, found = self._stand_in()._redriven(letter)
-        if running_loop() is not None:
-            refuse_loop(route)
-        token = here.set(receipt)
-        try:
-            dispatch(receipt, route, iter([delivery.deliver]))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return self._laid_to_rest(receipt, found)
+        return self._redrive(letter, None)
 
     async def aredrive(self, letter: DeadLetter | str, /) -> Receipt:
         """
         Deliver a dead letter again, awaiting an async handler; see `redrive`.
         """
-        delivery, receipt, route, found = self._stand_in()._redriven(letter)
-        token = here.set(receipt)
-        try:
-            await adispatch(receipt, route, iter([delivery.adeliver]))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return self._laid_to_rest(receipt, found)
+        return await self._aredrive(letter, None)
 
     def redrive_all(self, **filters: Unpack[Filters]) -> list[Receipt]:
         """
         Redrive each dead letter that matches *filters*, the oldest first.
 
-        Of a key that later events wait for, none is delivered after one that failed.
+        Of a key that later events wait for, none is delivered after one that failed. A
+        letter is passed by if somebody else redrives or discards it meanwhile.
 
         Raises:
             SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
         """
-        receipts, failed = list[Receipt](), set[object]()
-        for letter in self.dead_letters.query(**filters):
-            if (held := self._stand_in()._held_by(letter)) not in failed:
-                receipts.append(self.redrive(letter))
-                failed |= set() if receipts[-1].ok or held is None else {held}
-        return receipts
+        batch = _Batch(self._stand_in(), filters)
+        for letter in batch:
+            with batch.passing_by():
+                batch.came_of(self._redrive(letter, batch.claimant))
+        return batch.receipts
 
     async def aredrive_all(self, **filters: Unpack[Filters]) -> list[Receipt]:
         """
         Redrive each dead letter that matches *filters*; see `redrive_all`.
         """
-        receipts, failed = list[Receipt](), set[object]()
-        for letter in self.dead_letters.query(**filters):
-            if (held := self._stand_in()._held_by(letter)) not in failed:
-                receipts.append(await self.aredrive(letter))
-                failed |= set() if receipts[-1].ok or held is None else {held}
-        return receipts
+        batch = _Batch(self._stand_in(), filters)
+        for letter in batch:
+            with batch.passing_by():
+                batch.came_of(await self._aredrive(letter, batch.claimant))
+        return batch.receipts
+
+    def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
+        bus = self._stand_in()
+        delivery, receipt, route, found = bus._readied(letter)
+        if running_loop() is not None:
+            refuse_loop(route)
+        with bus._claimed(found, claimant), _within(receipt):
+            dispatch(receipt, route, iter([delivery.deliver]))
+        return bus._laid_to_rest(receipt, found)
+
+    async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
+        bus = self._stand_in()
+        delivery, receipt, route, found = bus._readied(letter)
+        with bus._claimed(found, claimant), _within(receipt):
+            await adispatch(receipt, route, iter([delivery.adeliver]))
+        return bus._laid_to_rest(receipt, found)
 
     def _held_by(self, letter: DeadLetter) -> object:
         """
@@ -120,7 +120,7 @@ class Redriving(Running):
         key = letter.envelope.key
         return (letter.subscription, key) if holds and key is not None else None
 
-    def _redriven(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
+    def _readied(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
         letter = self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
         event: object = letter.event
         self._routes.refuse_if_closed(type(event))
@@ -131,25 +131,122 @@ class Redriving(Running):
                 f"subscribed here. Subscribe a handler by that name= first, or discard it.",
                 subscription=letter.subscription,
             )
-        self._claim(letter)
         route = self._routes.alone(letter.event, subscription)
         receipt = self._publisher.redriving(letter, route)
         return self._delivery(subscription), receipt, route, letter
 
-    def _claim(self, letter: DeadLetter) -> None:
-        """
-        Keep others from redriving a letter meanwhile, where several processes could.
-        """
-        claim = getattr(self.dead_letters, "claim", None)
-        time, mine = self._furniture.clock.time(), f"{owner()} {self._furniture.clock.new_id()}"
-        if claim is not None and not claim(letter.id, owner=mine, ttl=_TTL, now=time):
+    def _claimant(self) -> str:
+        return f"{owner()} {self._furniture.clock.new_id()}"
+
+    @contextmanager
+    def _claimed(self, letter: DeadLetter, claimant: str | None) -> Iterator[None]:
+        claimant = claimant or self._claimant()
+        if not self._claim(letter, claimant):
             raise DeadLetterBusyError(
                 f"dead letter {letter.id} is being redriven, or is about to be delivered again",
                 letter_id=letter.id,
             )
+        try:
+            yield
+        except BaseException:  # nothing came of it: others may try at once
+            with suppress(DeadLetterNotFoundError):
+                self._claim(letter, claimant, ttl=0)
+            raise
+
+    def _claim(self, letter: DeadLetter, claimant: str, ttl: float = _TTL) -> bool:
+        """
+        Keep others from redriving a letter meanwhile, where several processes could.
+        """
+        claim = getattr(self.dead_letters, "claim", None)
+        now = self._furniture.clock.time()
+        return claim is None or claim(letter.id, owner=claimant, ttl=ttl, now=now)
 
     def _laid_to_rest(self, receipt: Receipt, letter: DeadLetter) -> Receipt:
         if receipt.ok:
             with suppress(DeadLetterNotFoundError):  # discarded meanwhile
                 self.dead_letters.remove(letter.id)
         return receipt
+
+
+@contextmanager
+def _within(receipt: Receipt) -> Iterator[None]:
+    """
+    Let what is published meanwhile be caused by what is redriven.
+    """
+    token = here.set(receipt)
+    try:
+        yield
+    finally:
+        here.reset(token)
+        receipt.finished = True
+
+
+class _Batch:
+    """
+    The letters that one call redrives, and what came of them.
+
+    Of a key that later events wait for, the next letter is claimed before this one is
+    removed: else the key would be free in between, and its consumer take up the rest.
+    """
+
+    def __init__(self, bus: Redriving, filters: Filters) -> None:
+        self.receipts = list[Receipt]()
+        self.claimant = bus._claimant()
+        self._bus = bus
+        self._filters = filters
+        self._goes_on = True
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        bus, left = self._bus, set[object]()
+        letters = [(each, bus._held_by(each)) for each in bus.dead_letters.query(**self._filters)]
+        behind = _next_of_key(letters)
+        for letter, key in letters:
+            if key in left:
+                continue
+            following = behind.get(letter.id)
+            is_claimed = following is not None and self._ask(following)
+            self._goes_on = False
+            try:
+                yield letter
+            finally:
+                if key is not None and not self._goes_on:
+                    left.add(key)
+                    if following is not None and is_claimed:
+                        self._ask(following, ttl=0)
+
+    def _ask(self, letter: DeadLetter, *, ttl: float = _TTL) -> bool:
+        with suppress(DeadLetterNotFoundError):
+            return self._bus._claim(letter, self.claimant, ttl)
+        return False
+
+    @contextmanager
+    def passing_by(self) -> Iterator[None]:
+        """
+        Go on to the next letter if somebody else was quicker with this one.
+        """
+        try:
+            yield
+        except DeadLetterBusyError:
+            pass
+        except DeadLetterNotFoundError:
+            self._goes_on = True
+
+    def came_of(self, receipt: Receipt) -> None:
+        """
+        Note what came of the present letter.
+        """
+        self.receipts.append(receipt)
+        self._goes_on = receipt.ok
+
+
+def _next_of_key(letters: list[tuple[DeadLetter, object]]) -> dict[str, DeadLetter]:
+    """
+    Return, by the id of each letter, the next one of the same key.
+    """
+    last, following = dict[object, DeadLetter](), dict[str, DeadLetter]()
+    for letter, key in letters:
+        if key is not None:
+            if key in last:
+                following[last[key].id] = letter
+            last[key] = letter
+    return following

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import sqlite3
 from abc import ABC
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from eventbus import (
     InMemoryIdempotencyStore,
     Queued,
     Receipt,
+    RunningLoopError,
     StoreCorruptError,
     SubscriptionOptionError,
     current_envelope,
@@ -104,6 +106,21 @@ class Shop:
 
     def numbers(self, name: str = "shop") -> list[int]:
         return [number for who, number in self.calls if who == name]
+
+    def between_letters(self, act: Callable[[], object]) -> None:
+        """
+        Have *act* called once, when the next letter has been removed.
+        """
+        letters: Any = self.bus.dead_letters
+        remove = letters.remove
+
+        def removing(id: str) -> Any:
+            letters.remove = remove
+            removed = remove(id)
+            act()
+            return removed
+
+        letters.remove = removing
 
     def letters(self) -> list[tuple[int, str]]:
         return [(each.event.number, each.reason) for each in self.bus.dead_letters]
@@ -575,6 +592,91 @@ def test_a_redrive_that_fails_again_keeps_the_rest_of_the_key_waiting(shop: Shop
         (each.event.number, "held" if not each.attempts else "failed")
         for each in shop.bus.dead_letters
     ]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_nobody_takes_up_a_held_key_while_it_is_redriven(shop: Shop, is_async: bool) -> None:
+    """
+    Its consumer looks between two letters, and finds the next one claimed.
+    """
+    shop.fails[4] = 1
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4, 5, 6)
+    shop.bus.settle()
+    shop.between_letters(lambda: (shop.bus.clock.advance(2), shop.bus.settle()))
+    receipts = asyncio.run(shop.bus.aredrive_all()) if is_async else shop.bus.redrive_all()
+    assert [True, True, True] == [each.ok for each in receipts]
+    assert [4, 4, 5, 6] == shop.numbers()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_letters_that_vanish_meanwhile_are_passed_by(shop: Shop, is_async: bool) -> None:
+    """
+    What others discard or redrive while a call redrives many is not its business.
+    """
+    shop.fails.update({4: 1, 5: 1, 6: 1})
+    shop.handle()
+    shop.place(4, 5, 6)
+    shop.bus.settle()
+    first, second, third = shop.bus.dead_letters
+    now = shop.bus.clock.time()
+    shop.store.letters.claim(third.id, owner="elsewhere", ttl=60, now=now)
+    shop.between_letters(lambda: shop.bus.dead_letters.remove(second.id))
+    receipts = asyncio.run(shop.bus.aredrive_all()) if is_async else shop.bus.redrive_all()
+    assert [first.event] == [each.event for each in receipts]
+    assert [third.id] == [each.id for each in shop.bus.dead_letters]
+
+
+def test_a_held_key_that_is_taken_up_elsewhere_is_left_to_it(shop: Shop) -> None:
+    """
+    Of a key none is redriven behind one that somebody else has claimed.
+    """
+    shop.fails[4] = 1
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4, 5, 6)
+    shop.bus.settle()
+    [_, held, _] = shop.bus.dead_letters
+    shop.store.letters.claim(held.id, owner="elsewhere", ttl=60, now=shop.bus.clock.time())
+    assert [True] == [each.ok for each in shop.bus.redrive_all()]
+    assert [4, 4] == shop.numbers()
+
+
+def test_what_waits_behind_a_failed_redrive_may_be_redriven_at_once(shop: Shop) -> None:
+    """
+    The claim on the next letter of the key ends with the call.
+    """
+    shop.fails[4] = 2
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4, 5)
+    shop.bus.settle()
+    assert [False] == [each.ok for each in shop.bus.redrive_all()]
+    [_, held] = shop.bus.dead_letters
+    assert shop.bus.redrive(held).ok
+
+
+def test_a_redrive_that_is_refused_or_killed_leaves_its_letter_free(shop: Shop) -> None:
+    """
+    In a running loop or with an exception that ends the call, nothing came of it.
+    """
+    causes: list[BaseException] = [ValueError("broken"), Killed()]
+
+    @shop.bus.on(Placed, name="shop", delivery=Durable())
+    async def handle(placed: Placed) -> None:
+        if causes:
+            raise causes.pop(0)
+
+    shop.place(1)
+    shop.bus.settle()
+    [letter] = shop.bus.dead_letters
+
+    async def refused() -> None:
+        with pytest.raises(RunningLoopError):
+            shop.bus.redrive(letter)
+        with pytest.raises(Killed):
+            await shop.bus.aredrive(letter)
+        assert (await shop.bus.aredrive(letter)).ok
+
+    asyncio.run(refused())
 
 
 def test_a_held_key_goes_on_once_its_letter_is_discarded(shop: Shop) -> None:
