@@ -134,7 +134,9 @@ class EventBus(Replaying):
         receipt.finished = False
         receipt.parent = parent = cell.current
         if not calls:
-            return _unheard(receipt, route)
+            route.published += 1
+            receipt.finished = True
+            return receipt
         if parent is not None:
             self._publisher.descend(receipt, parent)
         route.published += 1
@@ -184,7 +186,9 @@ class EventBus(Replaying):
         receipt.finished = False
         receipt.parent = parent = _here().current
         if not calls:
-            return _unheard(receipt, route)
+            route.published += 1
+            receipt.finished = True
+            return receipt
         if parent is not None:
             self._publisher.descend(receipt, parent)
         route.published += 1
@@ -326,15 +330,6 @@ class EventBus(Replaying):
         if blocking and running_loop() is not None:
             refuse_loop(route)
         return route
-
-
-def _unheard(receipt: Receipt, route: Route) -> Receipt:
-    """
-    Return *receipt* finished: nobody is subscribed to its event, and nobody observes.
-    """
-    route.published += 1
-    receipt.finished = True
-    return receipt
 
 
 async def _awaited(result: Any) -> None:
