@@ -5,12 +5,13 @@ The public verbs, where no other room's tests pass.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import subprocess
 import sys
 
 import pytest
 
-from eventbus import EventBus, event
+from eventbus import EventBus, _bus, event
 from eventbus.testing import VirtualClock
 
 
@@ -79,6 +80,29 @@ def test_an_interrupted_batch_frees_the_keys_of_what_failed(colour: str):
     with pytest.raises(KeyboardInterrupt):
         publish_both()
     assert not bus.publish(A(1), idempotency_key="k#0").duplicate
+
+
+@pytest.mark.parametrize("threads", [0, 1], ids=["alone", "beside a thread"])
+def test_what_a_plain_handler_returns_to_publish_is_awaited(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    On the bus's own loop thread, whether the program has other threads or not.
+    """
+    monkeypatch.setattr(_bus, "other_threads", lambda: threads)
+    seen: list[int] = []
+
+    async def later(n: int) -> None:
+        seen.append(n)
+
+    def publish_some() -> None:
+        with EventBus(clock=VirtualClock()) as bus:
+            bus.subscribe(A, lambda happened: later(happened.n), name="h")
+            # The first makes the route, the second looks around, the third goes the fast way.
+            assert all(bus.publish(A(n)).ok for n in range(3))
+
+    contextvars.Context().run(publish_some)
+    assert [0, 1, 2] == seen
 
 
 def test_a_handler_may_return_what_cannot_be_awaited():

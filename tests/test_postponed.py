@@ -456,3 +456,17 @@ def test_what_is_put_off_while_the_bus_ends_is_kept_as_a_dead_letter() -> None:
     assert not receipt.is_scheduled
     assert ["undelivered"] == [each.reason for each in bus.dead_letters]
     bus.close()
+
+
+def test_what_becomes_due_when_no_worker_takes_it_is_kept_as_a_dead_letter() -> None:
+    """
+    Its alarm may ring just after the workers of the bus have ended.
+    """
+    clock = VirtualClock()
+    with EventBus(clock=clock) as bus:
+        bus.subscribe(Reminded, lambda _: None, name="one")
+        bus.publish(Reminded(), delay=30.0)
+        for queue in bus._those_postponed().queues:
+            queue.give_up()
+        clock.advance(30.0)
+        assert ["undelivered"] == [each.reason for each in bus.dead_letters]
