@@ -7,7 +7,7 @@ had. What follows from an attempt is decided where it always is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Unpack
 
@@ -78,7 +78,7 @@ class Redriving(Running):
         Raises:
             SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
         """
-        batch = _Batch(self._stand_in(), filters)
+        batch = self._stand_in()._batch_of(filters)
         for letter in batch:
             with batch.passing_by():
                 batch.came_of(self._redrive(letter, batch.claimant))
@@ -88,7 +88,7 @@ class Redriving(Running):
         """
         Redrive each dead letter that matches *filters*; see `redrive_all`.
         """
-        batch = _Batch(self._stand_in(), filters)
+        batch = self._stand_in()._batch_of(filters)
         for letter in batch:
             with batch.passing_by():
                 batch.came_of(await self._aredrive(letter, batch.claimant))
@@ -109,6 +109,10 @@ class Redriving(Running):
         with bus._claimed(found, claimant), _within(receipt):
             await adispatch(receipt, route, iter([delivery.adeliver]))
         return bus._laid_to_rest(receipt, found)
+
+    def _batch_of(self, filters: Filters) -> _Batch:
+        letters = [(each, self._held_by(each)) for each in self.dead_letters.query(**filters)]
+        return _Batch(letters, self._claim, self._claimant())
 
     def _held_by(self, letter: DeadLetter) -> object:
         """
@@ -139,7 +143,7 @@ class Redriving(Running):
         return f"{owner()} {self._furniture.clock.new_id()}"
 
     @contextmanager
-    def _claimed(self, letter: DeadLetter, claimant: str | None) -> Iterator[None]:
+    def _claimed(self, letter: DeadLetter, claimant: str | None) -> Generator[None]:
         claimant = claimant or self._claimant()
         if not self._claim(letter, claimant):
             raise DeadLetterBusyError(
@@ -169,7 +173,7 @@ class Redriving(Running):
 
 
 @contextmanager
-def _within(receipt: Receipt) -> Iterator[None]:
+def _within(receipt: Receipt) -> Generator[None]:
     """
     Let what is published meanwhile be caused by what is redriven.
     """
@@ -189,22 +193,25 @@ class _Batch:
     removed: else the key would be free in between, and its consumer take up the rest.
     """
 
-    def __init__(self, bus: Redriving, filters: Filters) -> None:
+    def __init__(
+        self,
+        letters: list[tuple[DeadLetter, object]],
+        claim: Callable[[DeadLetter, str, float], bool],
+        claimant: str,
+    ) -> None:
         self.receipts = list[Receipt]()
-        self.claimant = bus._claimant()
-        self._bus = bus
-        self._filters = filters
+        self.claimant = claimant
+        self._letters = letters
+        self._claim = claim
         self._goes_on = True
 
     def __iter__(self) -> Iterator[DeadLetter]:
-        bus, left = self._bus, set[object]()
-        letters = [(each, bus._held_by(each)) for each in bus.dead_letters.query(**self._filters)]
-        behind = _next_of_key(letters)
-        for letter, key in letters:
+        left, behind = set[object](), _next_of_key(self._letters)
+        for letter, key in self._letters:
             if key in left:
                 continue
             following = behind.get(letter.id)
-            is_claimed = following is not None and self._ask(following)
+            is_claimed = following is not None and self._ask(following, _TTL)
             self._goes_on = False
             try:
                 yield letter
@@ -212,15 +219,15 @@ class _Batch:
                 if key is not None and not self._goes_on:
                     left.add(key)
                     if following is not None and is_claimed:
-                        self._ask(following, ttl=0)
+                        self._ask(following, 0.0)
 
-    def _ask(self, letter: DeadLetter, *, ttl: float = _TTL) -> bool:
+    def _ask(self, letter: DeadLetter, ttl: float) -> bool:
         with suppress(DeadLetterNotFoundError):
-            return self._bus._claim(letter, self.claimant, ttl)
+            return self._claim(letter, self.claimant, ttl)
         return False
 
     @contextmanager
-    def passing_by(self) -> Iterator[None]:
+    def passing_by(self) -> Generator[None]:
         """
         Go on to the next letter if somebody else was quicker with this one.
         """

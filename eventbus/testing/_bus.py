@@ -274,21 +274,14 @@ class TestBus(AssertingBus):
         with self._raising_at_last(f"{len(events)} events"):
             return await super().apublish_many(events, **options)
 
-    def redrive(self, letter: DeadLetter | str, /) -> Receipt:
-        """
-        Deliver a dead letter again; see `eventbus.EventBus.redrive`.
-
-        Its failure is returned, that of an event its handler publishes is raised.
-        """
+    def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
+        # Its own failure is returned, that of an event its handler publishes is raised.
         with self._raising_at_last("what was redriven"):
-            return super().redrive(letter)
+            return super()._redrive(letter, claimant)
 
-    async def aredrive(self, letter: DeadLetter | str, /) -> Receipt:
-        """
-        Deliver a dead letter again, awaiting an async handler; see `redrive`.
-        """
+    async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
         with self._raising_at_last("what was redriven"):
-            return await super().aredrive(letter)
+            return await super()._aredrive(letter, claimant)
 
     def _run(self, receipt: Receipt, route: Route) -> Receipt:
         return receipt if self.faults.keeps(receipt, route) else self._deliver(receipt, route)
