@@ -4,6 +4,7 @@ How the documentation is built: ``python -m sphinx -W docs docs/_build``.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as version_of
 from typing import Any
 
@@ -30,7 +31,6 @@ suppress_warnings: list[str] = []
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -52,8 +52,20 @@ def _keep_sentences(*arguments: Any) -> None:
         lines[:0] = ["..", ""]
 
 
+def _tidy_fields(*arguments: Any) -> None:
+    lines = arguments[-1]
+    for number, line in enumerate(lines):
+        # Signatures have short types; those of attributes come with the modules they are made
+        # in, ours among them, which are nobody's business.
+        if line.startswith(":vartype "):
+            lines[number] = re.sub(r"\b(?:\w+\.)+(?=\w)", "", line)
+        # A name that ends in an underscore would be a link to nowhere.
+        lines[number] = re.sub(r"^:param (\w+)_:", r":param \1\\_:", lines[number])
+
+
 def setup(app: Any) -> None:
     """
-    Run before napoleon, whose priority is 500.
+    Run before and after napoleon, whose priority is 500.
     """
     app.connect("autodoc-process-docstring", _keep_sentences, priority=400)
+    app.connect("autodoc-process-docstring", _tidy_fields, priority=600)

@@ -9,13 +9,13 @@ retries, claims or buries.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, cast
 
+from eventbus._abort import running_loop
 from eventbus._clock import Clock
 from eventbus._envelope import here
 from eventbus._loop_thread import LoopThread, StoppedError
@@ -28,19 +28,10 @@ from eventbus.errors import (
     RunningLoopError,
 )
 
-__all__ = ["acall_of", "call_of", "running_loop", "settle", "wrapped"]
+__all__ = ["acall_of", "call_of", "settle", "wrapped"]
 
 AnyCall = Callable[..., Any]
 Wrap = Callable[[AnyCall], AnyCall]
-
-
-def running_loop() -> Any:
-    """
-    Return the event loop that runs in this thread; without asyncio there is none.
-    """
-    # Another thread may be importing it at this very moment.
-    find = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
-    return None if find is None else find()
 
 
 def wrapped(subscription: Subscription, wraps: tuple[Wrap, ...]) -> AnyCall:

@@ -18,7 +18,8 @@ The life of an entry::
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from heapq import merge
 
 from eventbus._entry import Entry
 from eventbus.kept_letters import KeptLetter
@@ -133,6 +134,15 @@ class Books:
         """
         return len(self.in_hand) + len(self.begin)
 
+    def keys_in_hand(self) -> set[str | None]:
+        """
+        Return the keys of events that are begun, or about to be.
+
+        What was held behind a letter, and comes before them, is not to be begun after them.
+        """
+        under_way = [*self.in_hand.values(), *self.begin]
+        return {each.record.key for each in under_way if each.record is not None}
+
     def next(self) -> Entry | None:
         """
         Take out what is next; ``None`` if nothing is, or it has to wait.
@@ -190,8 +200,17 @@ class Books:
         key = entry.key
         if key is not None and self._sleeping.get(key) == entry.offset:
             del self._sleeping[key]
-            if behind := self._behind.pop(key, None):
-                self.pendings.extendleft(reversed(behind))
+            self._wait_again(self._behind.pop(key, ()))
+
+    def _wait_again(self, entries: Collection[Entry]) -> None:
+        """
+        Let entries that the store knows wait for their turn, in the order of the log.
+        """
+        waiting = self.pendings
+        if not entries or not waiting:
+            waiting.extend(entries)
+        else:
+            self.pendings = deque(merge(waiting, entries, key=_offset))
 
     # -- what came of it -----------------------------------------------------------------------
 
@@ -219,6 +238,13 @@ class Books:
         for each in held:
             self.take_back(each, behind=entry.key)
 
+    def take_up(self, key: str, entries: Collection[Entry]) -> None:
+        """
+        Note that no letter holds *key* any more, and that *entries* are in the store.
+        """
+        self.dead_keys.discard(key)
+        self._wait_again(entries)
+
     def put_back(self, entry: Entry) -> None:
         """
         Let an entry, just taken out, be the next one again.
@@ -235,7 +261,7 @@ class Books:
         self._asleep.pop(entry.offset, None)
         self._take_back(entry)
         if behind is None:
-            self.pendings.append(entry)
+            self._wait_again((entry,))
         else:
             self._behind.setdefault(behind, deque()).append(entry)
 
@@ -326,10 +352,16 @@ class Books:
         self._done, self._retry, self._waiting = [], [], []
         self._dead, self._next_dead = self._next_dead, []
         self._hold, self._next_hold = self._next_hold, []
-        for entry, letter in reversed(free):
-            # The letter that held its key is gone: it is its turn.
-            assert letter.record.key is not None
-            self.dead_keys.discard(letter.record.key)
-            self._take_back(entry)
-            self.pendings.appendleft(entry)
+        self._take_up([entry for entry, _ in free])
+        # The letters that held their keys are gone.
+        self.dead_keys -= {letter.record.key for _, letter in free} - self.keys_in_hand()
         return begun
+
+    def _take_up(self, entries: Collection[Entry]) -> None:
+        for entry in entries:
+            self._take_back(entry)
+        self._wait_again(entries)
+
+
+def _offset(entry: Entry) -> int:
+    return entry.offset

@@ -15,7 +15,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Unpack
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._dispatch import adispatch, dispatch, fail_first
 from eventbus._envelope import NOWHERE, Here, here, leave, other_threads, settle_down
 from eventbus._publisher import PublishOptions, refuse_loop
@@ -62,7 +62,8 @@ class EventBus(Replaying):
     """
     Delivers events to the handlers subscribed to their classes, in this process.
 
-    Usable in ``with`` and ``async with``, whose end closes it; a bus needs no start.
+    Usable in ``with`` and ``async with``, which start and close it. Only durable
+    subscriptions need the start.
 
     Args:
         errors: What a publish does with failures of its handlers, after all have run:
@@ -171,6 +172,8 @@ class EventBus(Replaying):
 
         Raises:
             NotAnEventError, PublishCycleError, BusClosedError, HandlerErrors:
+                As `publish`.
+            EncodeError, StoreError, ConcurrencyError, UncommittedError:
                 As `publish`.
         """
         try:
@@ -293,9 +296,6 @@ class EventBus(Replaying):
         Bury one failure of a plain publish, and call the remaining handlers.
         """
         walk = route.after(route.calls, call)
-        if not isinstance(failure, Exception):
-            route.interrupted(walk)
-            raise failure
         fail_first(receipt, route, walk, failure)
         dispatch(receipt, route, walk)
         self._publisher.conclude(receipt)
@@ -307,9 +307,6 @@ class EventBus(Replaying):
         Bury one failure of a plain publish, and call the remaining handlers.
         """
         walk = route.after(route.acalls, call)
-        if not isinstance(failure, Exception):
-            route.interrupted(walk)
-            raise failure
         fail_first(receipt, route, walk, failure)
         await adispatch(receipt, route, walk)
         self._publisher.conclude(receipt)

@@ -9,7 +9,7 @@ its lease forgets what it has, for it is somebody else's now.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from eventbus._books import Books
@@ -19,7 +19,7 @@ from eventbus._furniture import logger
 from eventbus._hearing import HELD, State, entry_of_job
 from eventbus._insight import DurableStats
 from eventbus._owner import owner
-from eventbus.errors import LeaseLostError
+from eventbus.errors import DeadLetterNotFoundError, LeaseLostError
 from eventbus.kept_letters import KeptLetter, Selection
 from eventbus.progress import Lease, Step, Transaction
 
@@ -156,30 +156,29 @@ class Consumer(Filling):
         if not books.dead_keys or now < self._look_at or books.has_news:
             return
         self._look_at = now + _LOOK
-        for key in sorted(books.dead_keys):
+        for key in sorted(books.dead_keys - books.keys_in_hand()):
             letters = self._store.letters.query(
                 Selection(subscription=self.name, key=key, holds_key=True)
             )
-            if all(each.reason == HELD for each in letters) and self._claim(letters):
-                books.dead_keys.discard(key)
-                self._take_up(letters)
+            if all(each.reason == HELD for each in letters):
+                with suppress(DeadLetterNotFoundError):  # discarded meanwhile: at the next look
+                    self._take_up(key, letters)
 
-    def _claim(self, letters: list[KeptLetter]) -> bool:
+    def _take_up(self, key: str, letters: list[KeptLetter]) -> None:
         """
-        Whether nobody redrives one of *letters*, nor will for a moment.
+        Let what was held wait for its turn again, unless somebody is redriving it.
         """
         mine, now, kept = owner(), self._clock.time(), self._store.letters
-        return all(kept.claim(each.id, owner=mine, ttl=_LOOK, now=now) for each in letters)
-
-    def _take_up(self, letters: list[KeptLetter]) -> None:
-        lease = self.lease
+        if not all(kept.claim(each.id, owner=mine, ttl=_LOOK, now=now) for each in letters):
+            return
+        lease, offsets = self.lease, [each.record.offset for each in letters]
         assert lease is not None
-        for letter in letters:
-            offset = letter.record.offset
-            # First this, then that: a crash in between delivers it twice, and not never.
-            self._store.progress.advance(lease, Step(waiting=(offset,)))
-            self._store.letters.remove(letter.id)
-            self._books.pendings.append(Entry(offset, is_pending=True, epoch=self._epoch))
+        if letters:
+            gone = [each.id for each in letters]
+            self._store.progress.advance(lease, Step(gone=gone, waiting=offsets))
+        self._books.take_up(
+            key, [Entry(each, is_pending=True, epoch=self._epoch) for each in offsets]
+        )
 
     def _has_to_save(self, now: float) -> bool:
         if not self._books.unsaved:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._deferred import Deferred, deferring
 from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch
 from eventbus._envelope import here

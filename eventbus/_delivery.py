@@ -22,7 +22,8 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from eventbus._attempt import acall_of, call_of, running_loop, settle
+from eventbus._abort import as_failure, concerns_caller, running_loop
+from eventbus._attempt import acall_of, call_of, settle
 from eventbus._claims import Claims
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
@@ -150,8 +151,10 @@ class Delivery(Claims):
                 if (result := call(event)) is not None:
                     settle(result)
                 return
-            except Exception as error:
-                failure = error
+            except BaseException as error:
+                if concerns_caller(error):
+                    raise
+                failure = as_failure(error, self.name)
             # Out here, for else what the next attempt raises would seem to come of it.
             self._perform(Trial(here.get().current, began=began), event, failure)
 
@@ -178,11 +181,11 @@ class Delivery(Claims):
             try:
                 if (result := call(event)) is not None:
                     settle(result)
-            except Exception as error:
-                failure = error
-            except BaseException:
-                self.let_go(Trial(receipt, key, claim))
-                raise
+            except BaseException as error:
+                if concerns_caller(error):
+                    self.let_go(Trial(receipt, key, claim))
+                    raise
+                failure = as_failure(error, name)
             else:
                 try:
                     store.complete(claim, now=monotonic())
@@ -230,8 +233,10 @@ class Delivery(Claims):
         try:
             if (result := self._call(event)) is not None:
                 self._settle(result)
-        except Exception as error:
-            failure = error
+        except BaseException as error:
+            if concerns_caller(error):
+                raise
+            failure = as_failure(error, self.name)
         else:
             self.succeeded(trial, clock.monotonic() - began)
             return None
@@ -271,8 +276,10 @@ class Delivery(Claims):
         try:
             if isawaitable(result := self._acall(event)):
                 await result
-        except Exception as error:
-            failure = error
+        except BaseException as error:
+            if concerns_caller(error):
+                raise
+            failure = as_failure(error, self.name)
         else:
             self.succeeded(trial, clock.monotonic() - began)
             return None

@@ -14,6 +14,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from eventbus._abort import as_failure, concerns_caller
 from eventbus._receipt import Receipt
 from eventbus._route import Route
 
@@ -37,19 +38,23 @@ def dispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> None:
                     if (result := call(event)) is not None:
                         folded[route.position(walk)].settle(result)
                 return
-            except Exception as error:
-                folded[route.position(walk)].fail(receipt, error)
+            except BaseException as error:
+                _fail(receipt, route, route.position(walk), error)
     except BaseException:
         _break_off(receipt, route, _from_last(route, walk))
         raise
 
 
-def fail_first(receipt: Receipt, route: Route, walk: Iterator[AnyCall], error: Exception) -> None:
+def fail_first(
+    receipt: Receipt, route: Route, walk: Iterator[AnyCall], error: BaseException
+) -> None:
     """
     Give up the delivery whose call *walk* gave last, before the others go on.
+
+    What is no failure of its handler is raised, and ends the publish.
     """
     try:
-        route.folded[route.position(walk)].fail(receipt, error)
+        _fail(receipt, route, route.position(walk), error)
     except BaseException:
         _break_off(receipt, route, _from_last(route, walk))
         raise
@@ -59,7 +64,7 @@ async def adispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> 
     """
     Call and await what *walk* still has to give, one after the other.
     """
-    event, folded = receipt.event, route.folded
+    event = receipt.event
     try:
         while True:
             try:
@@ -68,8 +73,8 @@ async def adispatch(receipt: Receipt, route: Route, walk: Iterator[AnyCall]) -> 
                     if type(result) is CoroutineType or isawaitable(result):
                         await result
                 return
-            except Exception as error:
-                folded[route.position(walk)].fail(receipt, error)
+            except BaseException as error:
+                _fail(receipt, route, route.position(walk), error)
     except BaseException:
         _break_off(receipt, route, _from_last(route, walk))
         raise
@@ -88,12 +93,12 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
     try:
         for call in walk:
             position = route.position(walk)
-            fail = partial(route.folded[position].fail, receipt)
+            fail = partial(_fail, receipt, route, position)
             # A weak handler that has been called stays until its task has run it.
             held.append(route.subscriptions[position].handler)
             try:
                 result = call(receipt.event)
-            except Exception as error:
+            except BaseException as error:
                 fail(error)
             else:
                 if isawaitable(result):
@@ -112,13 +117,23 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
 
 
 async def _guarded(
-    result: Any, fail: Callable[[Exception], None], decided: Callable[[], None]
+    result: Any, fail: Callable[[BaseException], None], decided: Callable[[], None]
 ) -> None:
     try:
         await result
-    except Exception as error:
+    except BaseException as error:
         fail(error)
     decided()
+
+
+def _fail(receipt: Receipt, route: Route, position: int, error: BaseException) -> None:
+    """
+    Give up the delivery that *error* ended, or raise what is no failure of its handler.
+    """
+    if concerns_caller(error):
+        raise error
+    name = route.subscriptions[position].name
+    route.folded[position].fail(receipt, as_failure(error, name))
 
 
 async def _abandon(tasks: dict[asyncio.Task[None], Any]) -> None:

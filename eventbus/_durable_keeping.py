@@ -15,6 +15,7 @@ from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
+from eventbus._commitment import commitment_of
 from eventbus._consumer import Consumer
 from eventbus._entry import Entry, LoggedReceipt
 from eventbus._envelope import here
@@ -27,10 +28,9 @@ from eventbus._stored_letters import failures_to_json
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
-from eventbus.errors import LeaseLostError, StoreError
 from eventbus.idempotency import Claim
 from eventbus.kept_letters import KeptLetter
-from eventbus.progress import Step, Transaction
+from eventbus.retry import Attempt
 
 if TYPE_CHECKING:
     from eventbus._receipt import Receipt
@@ -106,29 +106,27 @@ class DurableDelivery(QueuedDelivery):
         """
         Lend a connection; commit what is written with it together with the progress.
         """
-        entry = receipt.entry if isinstance(receipt, LoggedReceipt) else None
+        part = commitment_of(receipt)
         is_the_handlers = False
         try:
             with self.consumer.transaction() as transaction:
+                part.begin(transaction)
                 receipt.connection = transaction.connection
                 try:
                     yield
                 except BaseException:
                     is_the_handlers = True
                     raise
-                if entry is not None:
-                    transaction.advance(Step(done=(entry.offset,)))
-                    self._complete_in(transaction, entry)
+                part.end(transaction, self.furniture.clock.monotonic())
         except BaseException as error:
-            if entry is not None and isinstance(error, StoreError | LeaseLostError):
-                entry.is_unstored = not is_the_handlers
+            if not is_the_handlers:
+                part.is_lost(error)
             if receipt.afterwards is not None:
                 receipt.afterwards.drop()
             raise
         finally:
             receipt.connection = None
-        if entry is not None:
-            entry.is_stored = True
+        part.is_kept()
 
     @contextmanager
     def _unheard(self) -> Generator[None]:
@@ -139,12 +137,6 @@ class DurableDelivery(QueuedDelivery):
             yield
         except Exception:
             logger().exception("what %s has published, in its transaction, failed", self.name)
-
-    def _complete_in(self, transaction: Transaction, entry: Entry) -> None:
-        trial = entry.trial
-        if trial is not None and trial.claim is not None:
-            transaction.idempotency.complete(trial.claim, now=self.furniture.clock.monotonic())
-            trial.claim = None
 
     # -- what comes before a call, and after it ------------------------------------------------
 
@@ -181,6 +173,8 @@ class DurableDelivery(QueuedDelivery):
 
         Whoever had begun it has lost the subscription, and with it the right to handle it.
         """
+        if trial.redriven is not None and trial.receipt.options is not None:
+            trial.receipt.options["trial"] = trial  # whose key its transaction completes
         claim, receipt = super().contested(trial), trial.receipt
         if claim is None or claim.event_id != receipt.id or trial.key is None:
             return claim
@@ -202,6 +196,10 @@ class DurableDelivery(QueuedDelivery):
         if (seconds := self.consumer.wait_for(entry)) > 0:
             return Later(trial, seconds)
         return Later(trial, math.inf, partial(self.consumer.ask, entry))
+
+    def _next_delay(self, attempt: Attempt, receipt: Receipt) -> float | None:
+        is_gone = (receipt.options or {}).get("is_gone")
+        return None if is_gone else super()._next_delay(attempt, receipt)
 
     def _look_back(self, trial: Trial) -> None:
         """
@@ -238,7 +236,8 @@ class DurableDelivery(QueuedDelivery):
     def _keep(self, trial: Trial) -> DeadLetter | None:
         receipt = trial.receipt
         if not isinstance(receipt, LoggedReceipt):  # a redrive, whose letter is kept already
-            return super()._keep(trial)
+            is_gone = (receipt.options or {}).get("is_gone")
+            return None if is_gone else super()._keep(trial)
         letter = self._kept(trial, _reason(receipt))
         self.consumer.dead(receipt.entry, letter)
         self.counters.dead_lettered += 1

@@ -196,7 +196,9 @@ def current_envelope() -> Envelope[Any] | None:
     Return the envelope of the event being handled here, or ``None`` outside handlers.
 
     It follows the context: what a handler starts, a task or a thread that runs a copy
-    of its context, still sees the envelope after the handler has returned.
+    of its context, still sees the envelope after the handler has returned. Only where
+    there is neither thread nor event loop to run such a copy, one that is kept and run
+    by hand shows what is handled then: there, keep the envelope.
 
     .. versionadded:: 0.1
     """

@@ -31,6 +31,10 @@ _LIKE_CLASSES = (
 )
 
 
+# What holds several events and is none. A class of one's own that inherits from list is.
+_SEVERAL = (list, types.GeneratorType, types.AsyncGeneratorType)
+
+
 @attrs.frozen
 class Declaration:
     """
@@ -112,6 +116,7 @@ def event(
     def declare(cls: type[T]) -> type[T]:
         _check(cls, name, version)
         made = _frozen(cls, kw_only)
+        _check_fields(made)
         declared = Declaration(name or cls.__name__, version, _key_reader(made, key), logged)
         setattr(made, _SLOT, declared)
         return made
@@ -160,7 +165,7 @@ def refuse_no_event(event_type: type) -> None:
     Refuse what cannot have been meant as an event, by its class.
 
     Raises:
-        NotAnEventError: It is a class or another type, ``None``, or a coroutine.
+        NotAnEventError: It is a class or another type, ``None``, a coroutine, or a list.
     """
     if issubclass(event_type, _LIKE_CLASSES):
         raise NotAnEventError(
@@ -176,6 +181,11 @@ def refuse_no_event(event_type: type) -> None:
         raise NotAnEventError(
             "a coroutine was published. Await it, and publish what it returns: "
             "bus.publish(await load_event())."
+        )
+    if event_type in _SEVERAL:
+        raise NotAnEventError(
+            f"a {event_type.__qualname__} was published, which is no event. To publish each of "
+            f"its members: bus.publish_many(events)."
         )
 
 
@@ -206,6 +216,29 @@ def _frozen(cls: type[T], kw_only: bool) -> type[T]:
             f"@event on {cls.__qualname__}: {error}. If it is about the order of fields, "
             f"@event(kw_only=True) does away with it, also where a base event has defaults."
         ) from error
+
+
+def _check_fields(cls: type) -> None:
+    """
+    Refuse what is written for a dataclass, or for all instances at once.
+    """
+    for field in attrs.fields(cls):
+        default: Any = field.default
+        if type(default).__module__ == "dataclasses":
+            raise DeclarationError(
+                f"@event on {cls.__qualname__}: {field.name} is a dataclasses.field(), which "
+                f"attrs takes for its value. Write attrs.field(factory=...), or default=."
+            )
+        if type(default) in (list, dict, set) and field.converter is None:
+            raise DeclarationError(
+                f"@event on {cls.__qualname__}: all its instances would share the default of "
+                f"{field.name}, {default!r}. Write attrs.field(factory={type(default).__name__})."
+            )
+    if "__post_init__" in vars(cls):
+        raise DeclarationError(
+            f"@event on {cls.__qualname__}: nobody calls __post_init__ of an attrs class. Call it "
+            f"__attrs_post_init__, or write a validator."
+        )
 
 
 def _key_reader(cls: type, key: Any) -> Callable[[Any], object] | None:

@@ -118,7 +118,7 @@ class Filling(Hearing):
             if books.is_behind(entry):
                 continue
             if self.holds_back(entry):
-                if any(each.key == entry.key for each in books.in_hand.values()):
+                if entry.record is not None and entry.record.key in books.keys_in_hand():
                     return books.put_back(entry)  # those before it are about to be kept
                 assert entry.receipt is not None
                 books.hold(entry, self.delivery.held_letter(entry.receipt))

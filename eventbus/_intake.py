@@ -18,7 +18,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._envelope import here
 from eventbus._furniture import logger
 from eventbus._job import Job, Relief, Worker

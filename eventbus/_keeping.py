@@ -16,7 +16,7 @@ from inspect import isawaitable
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, cast
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture

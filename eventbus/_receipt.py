@@ -174,7 +174,7 @@ class Receipt:
     @property
     def is_scheduled(self) -> bool:
         """
-        Whether it is to be published later, by ``delay=`` or ``at=``.
+        Whether it is published later: by ``delay=``, ``at=`` or ``deferred()``.
         """
         return self.postponed is not None
 
@@ -183,7 +183,7 @@ class Receipt:
         Do not publish what is scheduled; its publisher's key is free again.
 
         Returns:
-            ``False``: it was not scheduled, or has become due.
+            Whether it was called off. Too late, or never scheduled, is ``False``.
         """
         return self.postponed is not None and bool(self.postponed.cancel(self))
 

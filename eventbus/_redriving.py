@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Unpack
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._delivery import Delivery
 from eventbus._dispatch import adispatch, dispatch
 from eventbus._envelope import here
@@ -166,7 +166,16 @@ class Redriving(Running):
         return claim is None or claim(letter.id, owner=claimant, ttl=ttl, now=now)
 
     def _laid_to_rest(self, receipt: Receipt, letter: DeadLetter) -> Receipt:
-        if receipt.ok:
+        """
+        Take a letter out that was redriven well, unless its handler's transaction did.
+
+        Raises:
+            DeadLetterNotFoundError: It had gone before that transaction began.
+        """
+        facts = receipt.options or {}
+        if facts.get("is_gone"):
+            raise receipt.failures[-1].exception
+        if receipt.ok and not facts.get("is_at_rest"):
             with suppress(DeadLetterNotFoundError):  # discarded meanwhile
                 self.dead_letters.remove(letter.id)
         return receipt

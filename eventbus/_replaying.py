@@ -14,7 +14,8 @@ from datetime import datetime
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
-from eventbus._attempt import acall_of, call_of, running_loop, settle
+from eventbus._abort import running_loop
+from eventbus._attempt import acall_of, call_of, settle
 from eventbus._delaying import Delaying
 from eventbus._envelope import Envelope, here
 from eventbus._mode import Durable

@@ -168,13 +168,6 @@ class Route:
         """
         self.folded[self.position(self.after(self.calls, call))].settle(result)
 
-    def interrupted(self, walk: Iterator[Call]) -> None:
-        """
-        Note that a publish ended early: the call *walk* gave last, and those behind it.
-        """
-        for each in self.subscriptions[max(0, self.position(walk)) :]:
-            each.counters.missed += 1
-
     def __del__(self) -> None:
         # The last publish that took this route has let go of it: its count is final.
         # A deque takes the entry without a lock, whichever thread this runs in.

@@ -15,7 +15,7 @@ from functools import partial
 from time import monotonic
 from typing import Self
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._ending import LATER, DrainReport, Ending, first_busy, still_pending
 from eventbus._furniture import logger
 from eventbus._intake import Intake, call_soon
@@ -45,7 +45,9 @@ class Running(Storing):
 
     def start(self) -> None:
         """
-        Let the queues' workers begin. Idempotent; the first queued event does the same.
+        Let the queues' workers begin, and durable subscriptions consume. Idempotent.
+
+        Without it, the first queued event starts the workers, and what is durable waits.
 
         In a thread with a running event loop, that loop is from now on where async
         handlers of queued subscriptions run.

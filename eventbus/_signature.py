@@ -80,6 +80,12 @@ def read_signature(
             " is a generator function: calling it runs nothing of its body, and nobody would "
             "iterate over what it returns. Write it without yield.",
         )
+    if _makes_context_manager(handler):
+        _refuse(
+            name,
+            " makes a context manager, which nobody would enter: its body would never run. "
+            "Subscribe a plain function, and enter the context in it, or in wrap=.",
+        )
     signature = _signature(handler, follow=False)
     if wrapped and (signature is None or _takes_anything(signature)):
         signature = _signature(handler, follow=True)  # it passes on what it takes
@@ -114,6 +120,7 @@ def event_types_of(annotation: object) -> tuple[type, ...] | None:
 
     A class is itself, a union its members, an alias like ``Changed[int]`` its class,
     a type variable what it is bound to. ``None`` in a union says nothing: it is no event.
+    Nor is a container of events, ``list[Changed]``: they are delivered one by one.
     """
     members = _members(annotation)
     if members is not None:
@@ -122,6 +129,8 @@ def event_types_of(annotation: object) -> tuple[type, ...] | None:
         return tuple(dict.fromkeys(chain(*known))) if len(known) == len(found) > 0 else None
     origin: Any = typing.get_origin(annotation) or annotation
     if origin in (_UNKNOWN, Any, types.NoneType) or not _is_class(origin):
+        return None
+    if origin is not annotation and origin.__module__ in ("builtins", "collections.abc"):
         return None
     return (origin,)
 
@@ -284,6 +293,17 @@ def _has_flag(handler: Callable[..., object], *asks: Callable[[object], bool]) -
     target = _without_partial(handler)
     call = getattr(_class_of(target), "__call__", None)  # noqa: B004 - its nature, not presence
     return any(ask(target) or ask(call) for ask in asks)
+
+
+def _makes_context_manager(handler: Callable[..., object]) -> bool:
+    target = _without_partial(handler)
+    function = getattr(target, "__func__", target)
+    is_made_there = getattr(function, "__globals__", {}).get("__name__") == "contextlib"
+    return is_made_there and _has_flag(
+        getattr(function, "__wrapped__", function),
+        inspect.isgeneratorfunction,
+        inspect.isasyncgenfunction,
+    )
 
 
 def _is_async(handler: Callable[..., object], returns: object) -> bool:

@@ -267,8 +267,8 @@ def _inferred(signature: HandlerSignature, name: str) -> tuple[type, ...]:
     if signature.event_types:
         return signature.event_types
     why = (
-        f"{name}: its first parameter is annotated {signature.annotation}, which names no class "
-        f"that is known where the handler is written. Import it at run time"
+        f"{name}: its first parameter is annotated {signature.annotation}, which is no event "
+        f"class, or none that is known where the handler is written. Import it at run time"
         if signature.annotation
         else f"{name}: its first parameter has no annotation to take the event from. Annotate it"
     )

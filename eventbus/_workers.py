@@ -18,8 +18,8 @@ from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from eventbus._abort import running_loop
 from eventbus._alarms import Alarms
-from eventbus._attempt import running_loop
 from eventbus._clock import Clock
 from eventbus._furniture import logger
 from eventbus._intake import Intake

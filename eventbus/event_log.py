@@ -246,6 +246,8 @@ def check_times(*times: datetime | None) -> None:
 class Listeners:
     """
     Who is called after each append.
+
+    .. versionadded:: 0.1
     """
 
     def __init__(self) -> None:
@@ -292,6 +294,8 @@ class Listeners:
 def check_limit(limit: int | None) -> None:
     """
     Refuse a limit that selects nothing.
+
+    .. versionadded:: 0.1
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit!r}")
@@ -303,6 +307,8 @@ def check_version(key: str, expected: int, actual: int) -> None:
 
     Raises:
         ConcurrencyError: It has.
+
+    .. versionadded:: 0.1
     """
     if expected != actual:
         raise ConcurrencyError(
@@ -317,6 +323,8 @@ def check_version(key: str, expected: int, actual: int) -> None:
 def duplicate(id: str) -> DuplicateEventError:
     """
     Return the error that says that an id is taken.
+
+    .. versionadded:: 0.1
     """
     return DuplicateEventError(
         f"event {id!r} is in the log already, or comes twice; nothing was stored", id=id

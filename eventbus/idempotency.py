@@ -131,8 +131,9 @@ class IdempotencyStore(Protocol):
         nothing: wait until `Claim.expires`, then claim again.
 
         Returns:
-            ``True``: it will be called. ``False``: the holder is settled already, claim
-            again. ``None``: this store cannot call back, claim again every now and then.
+            Whether it will be called. Where it will not, the holder is settled already, so
+            claim again. ``None`` says that this store cannot call back at all, so claim
+            again every now and then.
         """
         ...
 

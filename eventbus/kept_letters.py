@@ -129,6 +129,8 @@ EVERY_LETTER = Selection()
 def simple_and_qualified(error_type: str) -> tuple[str, ...]:
     """
     Return the names by which an error type may be asked for; none for none.
+
+    .. versionadded:: 0.1
     """
     return (error_type, error_type.rpartition(".")[2]) if error_type else ()
 

@@ -146,6 +146,8 @@ class Step:
     What changes about one subscription in one transaction. It is applied in this order.
 
     Attributes:
+        gone: Ids of letters of the subscription whose events were handled after all, or
+            wait for their turn again; all are there, or nothing is changed.
         done: Offsets of pending deliveries that are finished.
         retry: Pending deliveries to be tried again.
         dead: Letters; the delivery of each one's record is finished.
@@ -158,6 +160,7 @@ class Step:
     .. versionadded:: 0.1
     """
 
+    gone: Collection[str] = ()
     done: Collection[int] = ()
     retry: Sequence[Retry] = ()
     dead: Sequence[KeptLetter] = ()
@@ -289,6 +292,10 @@ class Progress(Protocol):
 
         An offset in `Step.done`, `Step.retry` or a letter that is not pending is passed
         over: it was finished before.
+
+        Raises:
+            DeadLetterNotFoundError: One in `Step.gone` is not there, or not the
+                subscription's: it was redriven or discarded before.
         """
         ...
 
@@ -324,6 +331,8 @@ class Progress(Protocol):
 def lost(lease: Lease) -> LeaseLostError:
     """
     Return the error that says that somebody else has taken over.
+
+    .. versionadded:: 0.1
     """
     return LeaseLostError(
         f"{lease.owner!r} does not consume {lease.subscription} any more: its lease was taken "
@@ -336,6 +345,8 @@ def lost(lease: Lease) -> LeaseLostError:
 def unknown(name: str) -> SubscriptionNotFoundError:
     """
     Return the error that says that a name was never opened.
+
+    .. versionadded:: 0.1
     """
     return SubscriptionNotFoundError(
         f"no durable subscription {name!r} has a position in this store", subscription=name

@@ -159,6 +159,8 @@ async def areplay_subscription(
 class Keeper:
     """
     Holds the lease of one subscription, and renews it between two events.
+
+    .. versionadded:: 0.1
     """
 
     progress: Progress

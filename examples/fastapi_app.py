@@ -1,7 +1,7 @@
 """
 A FastAPI application whose endpoints publish, and handlers that know nothing of HTTP.
 
-    python -m pip install fastapi uvicorn
+    python -m pip install . fastapi uvicorn
     python -m uvicorn --app-dir examples --factory fastapi_app:make_app
 
     curl localhost:8000/orders --json '{"order_id": "A-1", "total": "42.00"}' -H 'X-Request-ID: r-1'

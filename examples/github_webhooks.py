@@ -1,7 +1,7 @@
 """
 GitHub webhooks: a server turns each delivery into a typed event, and handlers react.
 
-    python examples/github_webhooks.py FOLDER
+    python -m pip install . && python examples/github_webhooks.py FOLDER
 
 *FOLDER* holds bodies of deliveries, named ``EVENT.VARIANT.json``: EVENT is what GitHub sends in
 the header ``X-GitHub-Event``. The payload examples of github.com/octokit/webhooks will do.

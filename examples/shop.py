@@ -60,8 +60,10 @@ ORDERS = Path(__file__).with_name("orders.jsonl")
 
 # ------------------------------------------------------- the events: facts, in the past tense
 
+# They are stored under these names, and can be renamed here at any time.
 
-@event(key="order_id")
+
+@event(name="shop.order_placed", key="order_id")
 class OrderPlaced:
     order_id: str
     customer: str
@@ -74,21 +76,21 @@ class OrderPlaced:
         return self.quantity * self.price
 
 
-@event(key="order_id")
+@event(name="shop.stock_reserved", key="order_id")
 class StockReserved:
     order_id: str
     customer: str
     amount: Decimal
 
 
-@event(key="order_id")
+@event(name="shop.payment_received", key="order_id")
 class PaymentReceived:
     order_id: str
     customer: str
     amount: Decimal
 
 
-@event(key="order_id")
+@event(name="shop.invoice_issued", key="order_id")
 class InvoiceIssued:
     order_id: str
     customer: str
@@ -168,8 +170,8 @@ def read_orders(path: Path) -> Iterator[OrderPlaced]:
 
 
 def main() -> int:
-    journal = Journal()
-    bus.observe(journal)
+    trail = Trail()
+    bus.observe(trail)
     with bus:
         heading("Orders come in")
         for order in read_orders(ORDERS):
@@ -189,7 +191,7 @@ def main() -> int:
         heading("Before the shop closes")
         print(f"  queued notifications: {bus.drain(timeout=10.0)}")
 
-        report(journal)
+        report(trail)
     return 0 if len(takings) == 4 and not len(bus.dead_letters) else 1
 
 
@@ -209,7 +211,7 @@ def say(receipt: Receipt) -> None:
 # -------------------------------------------------- the observer: remembers, to draw it later
 
 
-class Journal:
+class Trail:
     def __init__(self) -> None:
         self._stories: dict[str, list[Any]] = {}
 
@@ -278,9 +280,9 @@ class Node:
 # ------------------------------------------------------------------------------- the report
 
 
-def report(journal: Journal) -> None:
+def report(trail: Trail) -> None:
     heading("Where order A-1002 led")
-    print(*(f"  {line}" for line in journal.tree_of("A-1002").lines()), sep="\n")
+    print(*(f"  {line}" for line in trail.tree_of("A-1002").lines()), sep="\n")
     print("  Times are of the last attempt, with all that was published in it.")
 
     heading("What the bus counted")

@@ -5,6 +5,7 @@ What declaring an event means, and what is no event.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import pickle
 import typing
 from collections.abc import Callable
@@ -311,6 +312,50 @@ def test_one_decorator_is_enough(other: Callable[[type], type]):
         event(other(Paid))
 
 
+@pytest.mark.parametrize(
+    ("default", "message"),
+    [
+        (dataclasses.field(default_factory=list), r"tags is a dataclasses\.field\(\)"),
+        ([], r"would share the default of tags, \[\]\. Write attrs\.field\(factory=list\)"),
+        ({}, r"factory=dict"),
+        (attrs.field(default=set()), r"factory=set"),
+    ],
+    ids=["dataclass", "list", "dict", "set"],
+)
+def test_the_defaults_of_dataclasses_are_refused(default: Any, message: str):
+    """
+    What attrs would take for the value of each instance is refused, with attrs' way.
+    """
+    tagged = type("Tagged", (), {"__annotations__": {"tags": object}, "tags": default})
+    with pytest.raises(DeclarationError, match=message):
+        event(tagged)
+
+
+def test_a_default_that_is_converted_may_be_a_list():
+    """
+    No two instances share what the converter makes of it.
+    """
+
+    @event
+    class Tagged:
+        tags: tuple[str, ...] = attrs.field(default=[], converter=tuple)
+
+    assert () == Tagged().tags
+
+
+def test_what_nobody_would_call_is_refused():
+    """
+    A dataclass's hook does nothing in an attrs class, and the message names the one that does.
+    """
+    with pytest.raises(DeclarationError, match="__attrs_post_init__"):
+
+        @event
+        class _Checked:
+            amount: int
+
+            def __post_init__(self) -> None: ...
+
+
 def test_what_attrs_refuses_is_refused():
     """
     A declaration that attrs cannot make is refused with attrs' reason, and with the cure.
@@ -372,6 +417,15 @@ def test_a_coroutine_is_no_event():
     with pytest.raises(NotAnEventError, match="Await it"):
         EventBus().publish(forgotten)
     forgotten.close()
+
+
+@pytest.mark.parametrize("several", [[Plain()], (Plain() for _ in range(2))], ids=stable)
+def test_several_events_are_no_event(several: object):
+    """
+    Publishing a list or a generator of events is refused, with the verb that was meant.
+    """
+    with pytest.raises(NotAnEventError, match="publish_many"):
+        EventBus().publish(several)
 
 
 @pytest.mark.parametrize("each", [*EVENTS, Plain(), 7, "text", (1, 2), {}, len], ids=stable)

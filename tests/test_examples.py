@@ -100,15 +100,15 @@ def test_no_example_is_left_out() -> None:
 # -- shop.py -------------------------------------------------------------------------------
 
 LED_TO = """\
-  OrderPlaced
+  shop.order_placed
   ├─ ✓ stock ··································· 1 attempt * ms
-  │  ╰─ StockReserved
+  │  ╰─ shop.stock_reserved
   │     ╰─ ✓ payment ··························· 3 attempts * ms
   │        ├─ ✗ attempt 1 ······················ ConnectionError, again in 50 ms
   │        ├─ ✗ attempt 2 ······················ ConnectionError, again in 100 ms
-  │        ╰─ PaymentReceived
+  │        ╰─ shop.payment_received
   │           ╰─ ✓ invoice ····················· 1 attempt * ms
-  │              ╰─ InvoiceIssued
+  │              ╰─ shop.invoice_issued
   │                 ╰─ ✓ notification, queued ·· 1 attempt * ms
   ╰─ ✓ notification, queued ···················· 1 attempt * ms
 """

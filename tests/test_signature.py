@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import contextlib
 import functools
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, Optional, TypeVar, Union
 from unittest.mock import AsyncMock, Mock, create_autospec
@@ -79,7 +80,11 @@ def read(handler: Callable[..., object]) -> HandlerSignature:
         (Optional[OrderPlaced], (OrderPlaced,)),  # noqa: UP045 - one of two spellings
         (Changed[int], (Changed,)),
         (Changed[int] | Changed[str] | OrderPlaced, (Changed, OrderPlaced)),
-        (list[int], (list,)),
+        (list, (list,)),
+        (list[int], None),
+        (Sequence[OrderPlaced], None),
+        (tuple[OrderPlaced, ...], None),
+        (OrderPlaced | list[OrderPlaced], None),
         (Annotated[OrderPlaced, "a note"], (OrderPlaced,)),
         (Annotated[OrderPlaced | OrderCancelled, "a note"], BOTH),
         (Annotated[OrderPlaced, "a note"] | OrderCancelled, BOTH),
@@ -179,6 +184,10 @@ class Service:
     def booked(self, ledger: list[str], placed: OrderPlaced) -> None: ...
 
     partly = functools.partialmethod(booked, [])
+
+    @contextlib.contextmanager
+    def entered(self, placed: OrderPlaced) -> Iterator[None]:
+        yield
 
     def __call__(self, placed: OrderPlaced) -> None: ...
 
@@ -615,6 +624,9 @@ class Generating:
         (generator, r"is a generator function.*Write it without yield"),
         (agenerator, r"is a generator function"),
         (functools.partial(generator), r"is a generator function"),
+        (contextlib.contextmanager(generator), r"makes a context manager.*never run"),
+        (contextlib.asynccontextmanager(agenerator), r"makes a context manager"),
+        (Service().entered, r"makes a context manager"),
         (Generating(), r"is a generator function"),
     ],
     ids=stable,

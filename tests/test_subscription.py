@@ -164,7 +164,7 @@ def test_the_event_is_given_or_annotated(
         (None, take_identified, r"Identified is a Protocol"),
         (None, take_order, r"Order is a Protocol or a TypedDict"),
         (None, take_silently, r"has no annotation to take the event from\. Annotate it, or give"),
-        (None, take_anything, r"annotated Any, which names no class that is known"),
+        (None, take_anything, r"annotated Any, which is no event class"),
         (None, take_stranger, r"annotated Stranger, .* Import it at run time, or give the class"),
         (None, 7, r"^7: a handler must be callable, not 7"),
     ],

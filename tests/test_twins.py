@@ -17,6 +17,7 @@ import pytest
 from eventbus import (
     Envelope,
     EventBus,
+    HandlerAbortedError,
     InMemoryDeadLetters,
     InMemoryIdempotencyStore,
     Receipt,
@@ -839,6 +840,40 @@ def test_what_a_handler_returns_is_awaited_or_ignored(twin: Twin) -> None:
             bus.subscribe(A, lambda happened: Later(), name="later")
             receipt = twin.publish(bus, A())
             assert "<Receipt of A: delivered=2>" == repr(receipt)
+
+
+@pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
+@pytest.mark.parametrize(
+    "policies", [(), ("retry",), ("key",), ("key", "retry"), ("where",)], ids=shown
+)
+def test_a_cancellation_nobody_asked_for_is_a_failure_of_the_handler(
+    twin: Twin, policies: tuple[str, ...], fanout: Any
+) -> None:
+    """
+    It is retried and buried like any other, and the neighbours are called.
+    """
+    options: dict[str, Any] = {}
+    for policy in policies:
+        options |= WAYS[policy]
+    calls, seen = list[A](), list[A]()
+
+    @twin.dye
+    def handler(happened: A) -> None:
+        calls.append(happened)
+        raise asyncio.CancelledError  # as what it awaits does when somebody else cancels that
+
+    with EventBus(clock=VirtualClock(), fanout=fanout) as bus:
+        bus.subscribe(A, handler, name="waits", **options)
+        bus.subscribe(A, twin.dye(seen.append), name="next")
+        receipt = twin.publish(bus, A(1))
+        [failure] = receipt.failures
+        assert ("waits", 1, [A(1)]) == (failure.subscription, receipt.delivered, seen)
+        assert isinstance(failure.exception, HandlerAbortedError)
+        assert isinstance(failure.exception.__cause__, asyncio.CancelledError)
+        attempts = 1 + ("retry" in policies)
+        assert (attempts, attempts) == (failure.attempts, len(calls))
+        assert ["waits"] == [letter.subscription for letter in bus.dead_letters]
+        assert not twin.publish(bus, A(1)).duplicate  # its key is free again
 
 
 class Later:

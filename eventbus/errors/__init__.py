@@ -243,10 +243,10 @@ class HandlerTimeoutError(EventBusError, TimeoutError):
 
 class HandlerAbortedError(EventBusError, RuntimeError):
     """
-    Raised when a queued handler ended with something that is no `Exception`.
+    Raised when a handler ended with something that is no `Exception`.
 
-    A `SystemExit` or a cancellation of its own ends the attempt, not the worker. Its
-    ``__cause__`` is what the handler raised.
+    A cancellation that nobody asked its caller for ends the attempt, and so does, in a
+    queued handler, a `SystemExit`. Its ``__cause__`` is what the handler raised.
 
     Attributes:
         subscription: The name of the subscription.

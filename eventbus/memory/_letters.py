@@ -6,7 +6,7 @@ Law: a dictionary in order of arrival, and who has claimed which letter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,7 +16,7 @@ from eventbus.errors import DeadLetterNotFoundError
 from eventbus.event_log import check_limit
 from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
 
-__all__ = ["MemoryLetters"]
+__all__ = ["MemoryLetters", "missing"]
 
 
 class MemoryLetters:
@@ -39,16 +39,24 @@ class MemoryLetters:
         with self._lock:
             self.prepare([letter])()
 
-    def prepare(self, letters: Sequence[KeptLetter]) -> Callable[[], None]:
+    def prepare(
+        self, letters: Sequence[KeptLetter], gone: Collection[str] = ()
+    ) -> Callable[[], None]:
         """
-        Return what keeps *letters* and cannot fail while the lock is held.
+        Return what takes letters out and keeps others; it cannot fail while the lock is held.
         """
         added = dict[str, KeptLetter]()
         for letter in letters:
             if letter.id in self._by_id or letter.id in added:
                 raise ValueError(f"dead letter {letter.id!r} is kept already: use replace()")
             added[letter.id] = letter
-        return lambda: self._by_id.update(added)
+
+        def install() -> None:
+            for id in gone:
+                self.remove(id)
+            self._by_id.update(added)
+
+        return install
 
     def get(self, id: str) -> KeptLetter:
         """
@@ -58,10 +66,7 @@ class MemoryLetters:
             try:
                 return self._by_id[id]
             except KeyError:
-                raise DeadLetterNotFoundError(
-                    f"there is no dead letter {id!r}: it was redriven, discarded or never kept",
-                    letter_id=id,
-                ) from None
+                raise missing(id) from None
 
     def query(
         self,
@@ -136,3 +141,12 @@ class MemoryLetters:
         """
         letters = self.query(Selection(subscription=subscription, holds_key=True))
         return frozenset(each.record.key for each in letters if each.record.key is not None)
+
+
+def missing(id: str) -> DeadLetterNotFoundError:
+    """
+    Return the error that says that there is no letter of that id.
+    """
+    return DeadLetterNotFoundError(
+        f"there is no dead letter {id!r}: it was redriven, discarded or never kept", letter_id=id
+    )

@@ -18,7 +18,7 @@ import attrs
 from eventbus.errors import LeaseLostError
 from eventbus.event_log import check_limit
 from eventbus.kept_letters import KeptLetter, Selection
-from eventbus.memory._letters import MemoryLetters
+from eventbus.memory._letters import MemoryLetters, missing
 from eventbus.memory._log import InMemoryEventLog
 from eventbus.progress import (
     Advance,
@@ -50,6 +50,28 @@ class _Account:
     @property
     def offset(self) -> int:
         return min(self.pending, default=self.taken + 1) - 1
+
+
+@attrs.define
+class _Changes:
+    """
+    What is to become of the letters.
+    """
+
+    kept: MemoryLetters
+    added: list[KeptLetter] = attrs.field(init=False, factory=list[KeptLetter])
+    gone: list[str] = attrs.field(init=False, factory=list[str])
+
+    def take_out(self, id: str, subscription: str) -> None:
+        if id in self.gone or self.kept.get(id).subscription != subscription:
+            raise missing(id)
+        self.gone.append(id)
+
+    def held_keys(self, subscription: str) -> set[str]:
+        kept = self.kept.query(Selection(subscription=subscription, holds_key=True))
+        left = [*(each for each in kept if each.id not in self.gone), *self.added]
+        keys = {each.record.key for each in left if each.holds_key}
+        return {key for key in keys if key is not None}
 
 
 class MemoryProgress:
@@ -200,7 +222,7 @@ class MemoryProgress:
         Return what applies *steps* and cannot fail while the lock is held.
         """
         account, letters, _ = self._after(lease, steps)
-        keep = self._letters.prepare(letters)
+        keep = self._letters.prepare(letters.added, letters.gone)
 
         def install() -> None:
             keep()
@@ -215,28 +237,28 @@ class MemoryProgress:
         with self._lock:
             return self._after(lease, steps)[2]
 
-    def _after(
-        self, lease: Lease, steps: Sequence[Step]
-    ) -> tuple[_Account, list[KeptLetter], Advance]:
+    def _after(self, lease: Lease, steps: Sequence[Step]) -> tuple[_Account, _Changes, Advance]:
         account, advance = self.fenced(lease), Advance({})
-        letters = list[KeptLetter]()
+        letters = _Changes(self._letters)
         for step in steps:
             account, advance = self._apply(step, account, lease.subscription, letters)
         return account, letters, advance
 
     def _apply(
-        self, step: Step, account: _Account, name: str, letters: list[KeptLetter]
+        self, step: Step, account: _Account, name: str, letters: _Changes
     ) -> tuple[_Account, Advance]:
         pending = dict(account.pending)
+        for letter_id in step.gone:
+            letters.take_out(letter_id, name)
         for offset in step.done:
             pending.pop(offset, None)
         for retry in step.retry:
             if delivery := pending.get(retry.offset):
                 pending[retry.offset] = attrs.evolve(delivery, due=retry.due, story=retry.story)
-        letters += [each for each in step.dead if pending.pop(each.record.offset, None) is not None]
-        keys: set[str | None] = {*self._letters.held_keys(name)}
-        keys |= {each.record.key for each in letters if each.holds_key}
-        keys.discard(None)
+        letters.added += [
+            each for each in step.dead if pending.pop(each.record.offset, None) is not None
+        ]
+        keys = letters.held_keys(name)
         held = [
             each
             for each in step.hold
@@ -250,7 +272,7 @@ class MemoryProgress:
         attempts = {offset: pending[offset].attempts for offset in step.begin}
         taken = account.taken if step.taken is None else max(account.taken, step.taken)
         changed = attrs.evolve(account, taken=taken, pending=pending)
-        letters += held
+        letters.added += held
         return changed, Advance(attempts, frozenset(each.record.offset for each in held))
 
     async def aadvance(self, lease: Lease, step: Step) -> Advance:

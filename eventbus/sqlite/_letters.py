@@ -17,7 +17,7 @@ from eventbus.sqlite._database import Database
 from eventbus.sqlite._rows import LETTER, from_letter, from_time, to_letter
 from eventbus.sqlite._writer import Statements, Writer
 
-__all__ = ["SQLiteLetters", "insert_letter"]
+__all__ = ["SQLiteLetters", "delete_letter", "insert_letter"]
 
 _COLUMNS = [column.strip() for column in LETTER.split(",")]
 _INSERT = f"INSERT INTO eventbus_letters ({LETTER}) VALUES ({', '.join('?' * len(_COLUMNS))})"
@@ -158,6 +158,15 @@ def insert_letter(connection: Statements, letter: KeptLetter) -> None:
     except sqlite3.IntegrityError as error:
         text = f"dead letter {letter.id!r} is kept already: use replace()"
         raise ValueError(text) from error
+
+
+def delete_letter(connection: Statements, id: str, subscription: str) -> None:
+    """
+    Take a letter of *subscription* out, in the transaction that is open on *connection*.
+    """
+    sql = "DELETE FROM eventbus_letters WHERE id = ? AND subscription = ?"
+    if not connection.execute(sql, (id, subscription)).rowcount:
+        raise _missing(id)
 
 
 def _where(selection: Selection) -> tuple[str, list[Any]]:

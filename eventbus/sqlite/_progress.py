@@ -32,7 +32,7 @@ from eventbus.progress import (
 from eventbus.sqlite._database import Database
 from eventbus.sqlite._faults import faults
 from eventbus.sqlite._keys import SQLiteIdempotencyStore
-from eventbus.sqlite._letters import insert_letter
+from eventbus.sqlite._letters import delete_letter, insert_letter
 from eventbus.sqlite._rows import from_time
 from eventbus.sqlite._writer import Statements, Writer, cursor_of
 
@@ -294,6 +294,8 @@ def apply(connection: Statements, lease: Lease, step: Step) -> Advance:
     Apply *step* in the transaction that is open on *connection*.
     """
     id = _fence(connection, lease)
+    for letter_id in step.gone:
+        delete_letter(connection, letter_id, lease.subscription)
     connection.executemany(_DONE, [(id, offset) for offset in step.done])
     connection.executemany(_RETRY, [(each.due, each.story, id, each.offset) for each in step.retry])
     for letter in step.dead:

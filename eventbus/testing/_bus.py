@@ -13,7 +13,8 @@ from typing import Any, Literal, Self, Unpack
 
 import attrs
 
-from eventbus._attempt import acall_of, call_of, running_loop
+from eventbus._abort import running_loop
+from eventbus._attempt import acall_of, call_of
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
 from eventbus._envelope import Envelope

@@ -78,7 +78,7 @@ class Faults:
         Let every attempt of *handler* raise a `ConnectionError`, until `up`.
 
         Returns:
-            A context manager: the end of its ``with`` block calls `up`.
+            A context manager whose end calls `up`; it need not be used.
 
         Raises:
             SubscriptionNotFoundError: Nothing like that is subscribed.

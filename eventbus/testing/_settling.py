@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
-from eventbus._attempt import running_loop
+from eventbus._abort import running_loop
 from eventbus._clock import VirtualClock
 from eventbus._intake import Intake
 from eventbus._job import Worker

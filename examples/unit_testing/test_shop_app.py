@@ -1,7 +1,7 @@
 """
 How code that publishes and handles events is tested: from the simplest case up.
 
-    python -m pip install eventbus pytest
+    python -m pip install . pytest
     python -m pytest examples/unit_testing
 
 ``shop_app.py`` is the application. Nothing in it was prepared for these tests, and no test

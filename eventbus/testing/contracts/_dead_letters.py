@@ -40,6 +40,14 @@ MakeStore = Callable[[], DeadLetters]
 
 
 class DeadLettersContract:
+    """
+    What every `eventbus.dead_letter.DeadLetters` does.
+
+    Fixture to be given: ``make_store``, a callable that makes an empty store.
+
+    .. versionadded:: 0.1
+    """
+
     @pytest.fixture
     def make_store(self) -> MakeStore:  # pragma: no cover - overridden
         raise NotImplementedError("a subclass says how its store is made")

@@ -24,6 +24,14 @@ __all__ = ["EventLogContract"]
 
 
 class EventLogContract(ReadingContract):
+    """
+    What every `eventbus.event_log.EventLog` does.
+
+    Fixture to be given: ``log``, an empty log.
+
+    .. versionadded:: 0.1
+    """
+
     # -- append
 
     def test_an_empty_log_is_empty(self, log: EventLog) -> None:

@@ -31,6 +31,15 @@ __all__ = ["IdempotencyStoreContract"]
 
 
 class IdempotencyStoreContract(TogetherContract):
+    """
+    What every `eventbus.idempotency.IdempotencyStore` does.
+
+    Fixture to be given: ``make_store``, a callable that takes *ttl* and *lease*,
+    in seconds, and makes an empty store.
+
+    .. versionadded:: 0.1
+    """
+
     # -- claim
 
     def test_a_free_key_is_granted(self, store: IdempotencyStore) -> None:

@@ -71,6 +71,14 @@ each_selection = pytest.mark.parametrize(("selection", "expected"), SELECTIONS)
 
 
 class KeptLettersContract:
+    """
+    What every `eventbus.kept_letters.KeptLetters` does.
+
+    Fixture to be given: ``letters``, none of them kept yet.
+
+    .. versionadded:: 0.1
+    """
+
     @pytest.fixture
     def letters(self) -> KeptLetters:  # pragma: no cover - overridden
         raise NotImplementedError("a subclass says how its letters are kept")

@@ -12,7 +12,11 @@ from collections.abc import Callable
 import attrs
 import pytest
 
-from eventbus.errors import LeaseLostError, SubscriptionNotFoundError
+from eventbus.errors import (
+    DeadLetterNotFoundError,
+    LeaseLostError,
+    SubscriptionNotFoundError,
+)
 from eventbus.progress import Lease, Pending, Position, Progress, Retry, Start, Step
 from eventbus.store import Store
 from eventbus.testing.contracts._leases import LeaseContract
@@ -23,6 +27,14 @@ __all__ = ["ProgressContract"]
 
 
 class ProgressContract(LeaseContract):
+    """
+    What every `eventbus.progress.Progress` does.
+
+    Fixture to be given: ``store``, an empty `eventbus.store.Store` that it is part of.
+
+    .. versionadded:: 0.1
+    """
+
     # -- positions
 
     @pytest.mark.parametrize(
@@ -254,6 +266,34 @@ class ProgressContract(LeaseContract):
         assert frozenset() == progress.advance(lease, Step(hold=hold)).held
 
     # -- pruning and beginning again
+
+    def test_a_letter_gives_way_to_its_delivery(
+        self, store: Store, progress: Progress, lease: Lease
+    ) -> None:
+        """
+        In one step it goes and its record waits again; its key holds nobody any more.
+        """
+        store.letters.add(letter(store, 3, holds_key=True))
+        progress.advance(lease, Step(taken=5, waiting=[5]))
+        hold = [letter(store, 5, holds_key=True)]
+        advance = progress.advance(lease, Step(gone=["letter-3"], hold=hold, waiting=[3]))
+        assert frozenset() == advance.held
+        assert [3, 5] == [each.offset for each in progress.pending("a")]
+        assert (0, frozenset()) == (store.letters.count(), store.letters.held_keys("a"))
+
+    @pytest.mark.parametrize("gone", [["letter-3", "letter-4"], ["letter-3", "letter-8"]])
+    def test_all_letters_give_way_or_none(
+        self, store: Store, progress: Progress, lease: Lease, gone: list[str]
+    ) -> None:
+        """
+        One that is not there, or another subscription's, leaves all as it was.
+        """
+        store.letters.add(letter(store, 3))
+        store.letters.add(letter(store, 8, subscription="b"))
+        with pytest.raises(DeadLetterNotFoundError, match=gone[1]):
+            progress.advance(lease, Step(gone=gone, taken=5, waiting=[3]))
+        assert 2 == store.letters.count()
+        assert (0, []) == (progress.position("a").taken, progress.pending("a"))
 
     def test_what_is_not_finished_is_not_pruned(
         self, store: Store, progress: Progress, lease: Lease

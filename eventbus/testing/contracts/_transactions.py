@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventbus.errors import ConcurrencyError, StoreError
+from eventbus.errors import ConcurrencyError, DeadLetterNotFoundError, StoreError
 from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Lease, Progress, Step, Transaction
 from eventbus.store import Store
@@ -142,6 +142,38 @@ class TransactionContract:
             assert {2: 2} == dict(transaction.advance(Step(begin=[2], done=[3])).attempts)
         assert [1, 2] == [each.offset for each in store.progress.pending("a")]
         assert [1, 2] == [each.attempts for each in store.progress.pending("a")]
+
+    def test_a_letter_goes_with_the_transaction(self, store: Store, begun: Lease) -> None:
+        """
+        It is gone when the writes are there, and there when they were rolled back.
+        """
+        store.letters.add(letter(store, 9))
+        with (
+            pytest.raises(OutageError),
+            store.progress.transaction(begun) as transaction,
+        ):
+            transaction.advance(Step(gone=["letter-9"]))
+            self.write(store, transaction)
+            raise OutageError
+        assert (1, (0, 0, 1, "granted")) == (store.letters.count(), self.found(store, begun))
+        with store.progress.transaction(begun) as transaction:
+            transaction.advance(Step(gone=["letter-9"]))
+            self.write(store, transaction)
+        assert (0, (1, 1, 0, "done")) == (store.letters.count(), self.found(store, begun))
+
+    def test_a_letter_goes_once(self, store: Store, begun: Lease) -> None:
+        """
+        One that has gone already, in this very transaction even, rolls back the rest.
+        """
+        store.letters.add(letter(store, 9))
+        with (
+            pytest.raises(DeadLetterNotFoundError, match="letter-9"),
+            store.progress.transaction(begun) as transaction,
+        ):
+            self.write(store, transaction)
+            transaction.advance(Step(gone=["letter-9"]))
+            transaction.advance(Step(gone=["letter-9"]))
+        assert (1, (0, 0, 1, "granted")) == (store.letters.count(), self.found(store, begun))
 
     @pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
     def test_the_handler_does_not_end_the_transaction(

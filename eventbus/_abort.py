@@ -1,0 +1,55 @@
+"""
+What ends a handler and is no `Exception`: the handler's failure, or its caller's affair.
+
+Law: a cancellation is for the caller only if somebody has asked the task that runs here to
+end. One that a handler met in what it awaited is a failure like any other: nobody else
+would ever hear of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from eventbus.errors import HandlerAbortedError
+
+__all__ = ["as_failure", "concerns_caller", "running_loop"]
+
+
+def running_loop() -> Any:
+    """
+    Return the event loop that runs in this thread; without asyncio there is none.
+    """
+    # Another thread may be importing it at this very moment.
+    find = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    return None if find is None else find()
+
+
+def concerns_caller(error: BaseException) -> bool:
+    """
+    Whether *error*, raised by a handler, is no failure of it: it ends who called it.
+    """
+    return not (isinstance(error, Exception) or _is_stray_cancellation(error))
+
+
+def as_failure(error: BaseException, subscription: str) -> Exception:
+    """
+    Return the failure that *error*, raised by the handler of *subscription*, amounts to.
+    """
+    if isinstance(error, Exception):
+        return error
+    failure = HandlerAbortedError(
+        f"{subscription} ended with a cancellation, and nobody has cancelled who called it: what "
+        f"it waited for was cancelled. Catch asyncio.CancelledError around that.",
+        subscription=subscription,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _is_stray_cancellation(error: BaseException) -> bool:
+    asyncio: Any = sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(error, asyncio.CancelledError):
+        return False
+    task = None if running_loop() is None else asyncio.current_task()
+    return task is None or not task.cancelling()
