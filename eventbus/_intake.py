@@ -8,19 +8,16 @@ queue is closed.
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 
+from eventbus import _process
 from eventbus._abort import running_loop
 from eventbus._envelope import here
-from eventbus._furniture import logger
 from eventbus._job import Job, Relief, Worker
 from eventbus._queue import Queue
 from eventbus._receipt import Receipt, ancestry
@@ -50,7 +47,7 @@ class Intake(Queue):
         super().__init__(*given, **options)
         self.relief: Relief | None = None
         self._read_key = read_key
-        _alive.add(self)
+        _process.register(self)
 
     def lost_with_the_process(self) -> int:
         """
@@ -294,37 +291,3 @@ def call_soon(loop: Any, call: Callable[[], None]) -> None:
     """
     with suppress(RuntimeError):  # the loop is closed, and nobody waits on it
         loop.call_soon_threadsafe(call)
-
-
-# -- the end of the process, and its doubling --------------------------------------------------
-
-# Weakly, and only to be asked at the end of the process or in a forked child.
-_alive: weakref.WeakSet[Intake] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """
-    Leave to the parent what it has accepted: its workers are not in this process.
-    """
-    for queue in list(_alive):
-        queue.empty()
-
-
-def _at_exit() -> None:
-    """
-    Say what is lost with the process, for nobody closed the bus.
-    """
-    for queue in list(_alive):
-        if pending := queue.lost_with_the_process():
-            logger().warning(
-                "the process ends with %d event%s of %s not handled: close() or drain() the bus "
-                "before it does",
-                pending,
-                "" if pending == 1 else "s",
-                queue.name,
-            )
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch - missing on Windows only
-    os.register_at_fork(after_in_child=_after_fork)
-atexit.register(_at_exit)

@@ -155,10 +155,10 @@ def marks_in(holder: object) -> Iterator[tuple[Any, AnyHandler, dict[str, Any]]]
 
 def _marked(holder: Any) -> Iterator[tuple[AnyHandler, tuple[Mark, ...]]]:
     if isinstance(holder, types.ModuleType):
-        for value in tuple(vars(holder).values()):
-            # What a module only imported belongs to the module that defines it.
-            if type(value) is not types.FunctionType or value.__module__ == holder.__name__:
-                yield value, _marks_of(value)
+        # Each once, whatever names it has there.
+        for value in {id(value): value for value in vars(holder).values()}.values():
+            if marks := _is_own(value, holder) and _marks_of(value):
+                yield value, marks
     elif isinstance(holder, types.MethodType):
         yield holder, _marks_of(holder.__func__)
     elif marks := _marks_of(holder):
@@ -170,6 +170,17 @@ def _marked(holder: Any) -> Iterator[tuple[AnyHandler, tuple[Mark, ...]]]:
             marks = next(filter(None, written), ())
             if marks and callable(handler := getattr(holder, name)):
                 yield handler, marks
+
+
+def _is_own(value: object, module: types.ModuleType) -> bool:
+    """
+    Whether *module* defines it. What a module only imports belongs to the one that does.
+    """
+    if type(value) is types.FunctionType:
+        return value.__module__ == module.__name__
+    # A decorator's object goes by the module of the function it stands for.
+    wrapped = inspect.getattr_static(value, "__wrapped__", None)
+    return type(wrapped) is not types.FunctionType or wrapped.__module__ == module.__name__
 
 
 def _marks_of(value: object) -> tuple[Mark, ...]:

@@ -15,6 +15,7 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
+from eventbus import _process
 from eventbus._alarms import Alarms
 from eventbus._clock import Clock
 from eventbus._intake import Intake
@@ -47,8 +48,11 @@ class Postponed:
         limit: How many workers there may be, if not as many as ever.
 
     Attributes:
+        name: What they are called in the log.
         queues: What is due and not published yet, for threads and for tasks.
     """
+
+    name = "delayed publishes"
 
     def __init__(
         self,
@@ -67,9 +71,8 @@ class Postponed:
         self._clock = clock
         self._alarms = alarms
         self._home = home
-        self._lock = Lock()
         self._is_over = False
-        self._waiting: dict[Receipt, Callable[[], None]] = {}
+        self.empty()
         make = partial(
             Intake, mode=_MODE, limit=limit, interval=0.0, alarms=alarms, now=clock.monotonic
         )
@@ -80,6 +83,20 @@ class Postponed:
         self.queues = (self._threads, self._tasks)
         for queue in self.queues:
             queue.keeper = self
+        _process.register(self)
+
+    def empty(self) -> None:
+        """
+        Begin with nothing: at first, and in a forked process, whose parent publishes it.
+        """
+        self._lock = Lock()
+        self._waiting: dict[Receipt, Callable[[], None]] = {}
+
+    def lost_with_the_process(self) -> int:
+        """
+        Return how many publishes are due later, and known nowhere else.
+        """
+        return len(self._waiting)
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -144,6 +144,7 @@ class Publisher:
         receipt = begin(letter.event, route, parent)
         receipt.sealed = letter.envelope
         receipt.options = {"redriven": letter}
+        receipt.unqueued = route.queued + route.durable  # it is handled here and now
         if parent is not None:
             self.descend(receipt, parent)
         # It comes the subscription's way once more: the counts still add up.
@@ -242,8 +243,7 @@ class Publisher:
         """
         Free the publisher's key after a failure, and report what nobody handled.
         """
-        free = (receipt.options or {}).get("free")
-        if free is not None and receipt.failures:
+        if receipt.failures and (free := (receipt.options or {}).get("free")) is not None:
             free()
         if self.furniture.observers and receipt.unhandled:
             self.furniture.notify(Unhandled(envelope=receipt.envelope))

@@ -9,34 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
-
 from eventbus._envelope import Envelope
+from eventbus._unreadable import Unreadable
 from eventbus.codec import Codec
 from eventbus.errors import StoreCorruptError
-from eventbus.event_log import Record
+from eventbus.event_log import Record, RecordDraft
 
 __all__ = ["Unreadable", "envelope_of", "legible", "record_of"]
-
-
-@attrs.frozen
-class Unreadable:
-    """
-    What stands for an event that cannot be read.
-
-    Attributes:
-        name: The event's stable name.
-        version: The version of the payload's shape.
-        payload: The bytes as they are stored.
-        error: Why they cannot be read.
-
-    .. versionadded:: 0.1
-    """
-
-    name: str
-    version: int
-    payload: bytes
-    error: Exception = attrs.field(eq=False)
 
 
 def record_of(envelope: Envelope[Any], codec: Codec) -> Record:
@@ -44,17 +23,19 @@ def record_of(envelope: Envelope[Any], codec: Codec) -> Record:
     Encode an envelope, or raise `EncodeError`.
     """
     name, version, payload = codec.encode(envelope.event)
-    return Record(
-        id=envelope.id,
-        name=name,
-        version=version,
-        key=envelope.key,
-        time=envelope.time,
-        correlation_id=envelope.correlation_id,
-        causation_id=envelope.causation_id,
-        headers=envelope.headers,
-        payload=payload,
-    )
+    draft = RecordDraft()
+    draft.offset = 0
+    draft.id = envelope.id
+    draft.name = name
+    draft.version = version
+    draft.key = envelope.key
+    draft.time = envelope.time
+    draft.correlation_id = envelope.correlation_id
+    draft.causation_id = envelope.causation_id
+    draft.headers = envelope.headers
+    draft.payload = payload
+    draft.is_intact = True
+    return draft.seal()
 
 
 def envelope_of(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:

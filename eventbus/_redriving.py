@@ -21,8 +21,15 @@ from eventbus._publisher import refuse_loop
 from eventbus._receipt import Receipt
 from eventbus._route import Route
 from eventbus._running import Running
+from eventbus._unreadable import Unreadable
 from eventbus.dead_letter import DeadLetter, DeadLetters, Filters
-from eventbus.errors import DeadLetterBusyError, DeadLetterNotFoundError, SubscriptionNotFoundError
+from eventbus.errors import (
+    DeadLetterBusyError,
+    DeadLetterNotFoundError,
+    DecodeError,
+    StoreCorruptError,
+    SubscriptionNotFoundError,
+)
 
 __all__ = ["Redriving"]
 
@@ -57,6 +64,7 @@ class Redriving(Running):
 
         Raises:
             DeadLetterNotFoundError: There is no such letter (any more).
+            DecodeError, StoreCorruptError: Its event still cannot be read. It stays.
             SubscriptionNotFoundError: Nothing is subscribed by the letter's name.
             RunningLoopError: The handler is async and a loop runs in this thread.
         """
@@ -73,7 +81,8 @@ class Redriving(Running):
         Redrive each dead letter that matches *filters*, the oldest first.
 
         Of a key that later events wait for, none is delivered after one that failed. A
-        letter is passed by if somebody else redrives or discards it meanwhile.
+        letter is passed by if its event cannot be read, and if somebody else redrives or
+        discards it meanwhile.
 
         Raises:
             SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
@@ -95,20 +104,22 @@ class Redriving(Running):
         return batch.receipts
 
     def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
-        bus = self._stand_in()
-        delivery, receipt, route, found = bus._readied(letter)
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in._redrive(letter, claimant)
+        delivery, receipt, route, found = self._readied(letter)
         if running_loop() is not None:
             refuse_loop(route)
-        with bus._claimed(found, claimant), _within(receipt):
+        with self._claimed(found, claimant), _within(receipt):
             dispatch(receipt, route, iter([delivery.deliver]))
-        return bus._laid_to_rest(receipt, found)
+        return self._laid_to_rest(receipt, found)
 
     async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
-        bus = self._stand_in()
-        delivery, receipt, route, found = bus._readied(letter)
-        with bus._claimed(found, claimant), _within(receipt):
+        if (stand_in := self._stand_in()) is not self:
+            return await stand_in._aredrive(letter, claimant)
+        delivery, receipt, route, found = self._readied(letter)
+        with self._claimed(found, claimant), _within(receipt):
             await adispatch(receipt, route, iter([delivery.adeliver]))
-        return bus._laid_to_rest(receipt, found)
+        return self._laid_to_rest(receipt, found)
 
     def _batch_of(self, filters: Filters) -> _Batch:
         letters = [(each, self._held_by(each)) for each in self.dead_letters.query(**filters)]
@@ -127,6 +138,8 @@ class Redriving(Running):
     def _readied(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
         letter = self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
         event: object = letter.event
+        if isinstance(event, Unreadable):
+            raise event.error
         self._routes.refuse_if_closed(type(event))
         subscription = self._registry.named(letter.subscription)
         if subscription is None or subscription.handler is None:
@@ -238,11 +251,11 @@ class _Batch:
     @contextmanager
     def passing_by(self) -> Generator[None]:
         """
-        Go on to the next letter if somebody else was quicker with this one.
+        Go on to the next letter if this one cannot be read, or somebody else was quicker.
         """
         try:
             yield
-        except DeadLetterBusyError:
+        except (DeadLetterBusyError, DecodeError, StoreCorruptError):
             pass
         except DeadLetterNotFoundError:
             self._goes_on = True

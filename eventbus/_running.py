@@ -52,12 +52,13 @@ class Running(Storing):
         In a thread with a running event loop, that loop is from now on where async
         handlers of queued subscriptions run.
         """
-        bus = self._stand_in()
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.start()
         if (loop := running_loop()) is not None:
-            bus._home.loop = loop
-        for queue in bus._all_queues():
+            self._home.loop = loop
+        for queue in self._all_queues():
             queue.rouse()
-        bus._start_consuming()
+        self._start_consuming()
 
     def drain(self, timeout: float | None = None) -> DrainReport:
         """
@@ -74,17 +75,19 @@ class Running(Storing):
                 queued subscriptions run: they could not.
             WouldDeadlockError: In a handler of a queued subscription.
         """
-        bus = self._stand_in()
-        bus._refuse_own("drain", awaits=False)
-        return bus._driven(bus._draining(timeout))
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.drain(timeout)
+        self._refuse_own("drain", awaits=False)
+        return self._driven(self._draining(timeout))
 
     async def adrain(self, timeout: float | None = None) -> DrainReport:
         """
         Wait until all that was accepted is handled; see `drain`.
         """
-        bus = self._stand_in()
-        bus._refuse_own("adrain", awaits=True)
-        return await bus._adriven(bus._draining(timeout))
+        if (stand_in := self._stand_in()) is not self:
+            return await stand_in.adrain(timeout)
+        self._refuse_own("adrain", awaits=True)
+        return await self._adriven(self._draining(timeout))
 
     def close(self, timeout: float | None = 10.0) -> DrainReport:
         """
@@ -105,17 +108,19 @@ class Running(Storing):
         Raises:
             RunningLoopError, WouldDeadlockError: As `drain`.
         """
-        bus = self._stand_in()
-        bus._refuse_own("close", awaits=False)
-        return bus._driven(bus._closing(timeout, aside=False))
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.close(timeout)
+        self._refuse_own("close", awaits=False)
+        return self._driven(self._closing(timeout, aside=False))
 
     async def aclose(self, timeout: float | None = 10.0) -> DrainReport:
         """
         Take no more events, handle those that were accepted, and end; see `close`.
         """
-        bus = self._stand_in()
-        bus._refuse_own("aclose", awaits=True)
-        return await bus._adriven(bus._closing(timeout, aside=True))
+        if (stand_in := self._stand_in()) is not self:
+            return await stand_in.aclose(timeout)
+        self._refuse_own("aclose", awaits=True)
+        return await self._adriven(self._closing(timeout, aside=True))
 
     def __enter__(self) -> Self:
         self.start()

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, get_args
 import attrs
 
 from eventbus._envelope import Envelope
+from eventbus._story import AttemptFailure, story, type_name
 from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
 
 __all__ = [
@@ -31,33 +32,6 @@ __all__ = [
 
 Reason = Literal["failed", "dropped", "undelivered", "unreadable", "held"]
 Overflow = Literal["drop_oldest", "drop_newest", "raise"]
-MESSAGE_LIMIT = 2_000  # characters; longer ones are usually a dumped payload
-TRACEBACK_LIMIT = 10_000  # characters: about 100 frames
-
-
-@attrs.frozen(kw_only=True)
-class AttemptFailure:
-    """
-    How one attempt failed.
-
-    Attributes:
-        number: Which attempt it was, counted from 1 over all redrives; 0: none was made.
-        exception: What was raised, or ``None`` where only the texts were kept. Through its
-            traceback it keeps the handler's frames alive, as long as the letter is kept.
-        error_type: Its module and qualified name; of a builtin the name alone.
-        message: Its text, at most 2,000 characters; says so where it is cut, in the middle.
-        traceback: As Python prints it, at most 10,000 characters, cut likewise.
-        time: When the attempt failed, in UTC.
-
-    .. versionadded:: 0.1
-    """
-
-    number: int
-    exception: BaseException | None = attrs.field(default=None, eq=False, repr=False)
-    error_type: str
-    message: str
-    traceback: str = attrs.field(repr=False)
-    time: datetime
 
 
 @attrs.frozen(kw_only=True)
@@ -121,43 +95,6 @@ class DeadLetter:
         return self.failures[-1].traceback if self.failures else ""
 
 
-def _type_name(error: type[BaseException]) -> str:
-    module = error.__module__
-    return error.__qualname__ if module == "builtins" else f"{module}.{error.__qualname__}"
-
-
-def _cut(text: str, limit: int) -> str:
-    note = f"\n... (cut: {len(text):,} characters in all) ...\n"
-    head, tail = limit - limit // 2 - len(note), limit // 2
-    return text if len(text) <= limit else text[:head] + note + text[-tail:]
-
-
-def story(number: int, exception: BaseException, time: datetime) -> AttemptFailure:
-    """
-    Write down how attempt *number* failed, even if *exception* cannot be printed.
-
-    .. versionadded:: 0.1
-    """
-    import traceback  # late: for start-up time
-
-    try:
-        message = str(exception)
-    except Exception as error:
-        message = f"<not printable: {_type_name(type(error))}>"
-    try:
-        trace = "".join(traceback.format_exception(exception))
-    except Exception:  # malformed attributes, as those of a SyntaxError made by hand
-        trace = "".join(traceback.format_tb(exception.__traceback__))
-    return AttemptFailure(
-        number=number,
-        exception=exception,
-        error_type=_type_name(type(exception)),
-        message=_cut(message, MESSAGE_LIMIT),
-        traceback=_cut(trace, TRACEBACK_LIMIT),
-        time=time,
-    )
-
-
 class Filters(TypedDict, total=False):
     """
     The keywords by which letters are chosen; a letter meets all that are given.
@@ -187,7 +124,7 @@ def _is_error(letter: DeadLetter, error: type[BaseException] | str) -> bool:
     if isinstance(error, str):
         return name != "" and error in (name, name.rpartition(".")[2])
     exception = letter.failures[-1].exception if letter.failures else None
-    return name == _type_name(error) if exception is None else isinstance(exception, error)
+    return name == type_name(error) if exception is None else isinstance(exception, error)
 
 
 _CONDITIONS: dict[str, Callable[[DeadLetter, Any], bool]] = {
@@ -222,6 +159,10 @@ class DeadLetters(Protocol):
     All methods may be called from any thread; what they return is a snapshot. Those
     given an id of which there is no letter raise `DeadLetterNotFoundError`.
     `eventbus.testing.contracts` holds what every implementation passes.
+
+    A store may have ``claim(id, *, owner, ttl, now)``, too, as those of ours have: of all
+    who ask to redrive a letter, one gets ``True``, for *ttl* seconds or until the letter is
+    replaced. Without it, two who redrive a letter at the same time both call the handler.
 
     .. versionadded:: 0.1
     """
@@ -302,6 +243,7 @@ class InMemoryDeadLetters:
         default="drop_oldest", validator=attrs.validators.in_(get_args(Overflow))
     )
     _by_id: OrderedDict[str, DeadLetter] = attrs.field(init=False, factory=OrderedDict, repr=False)
+    _claims: dict[str, tuple[str, float]] = attrs.field(init=False, factory=dict, repr=False)
     _lock: Lock = attrs.field(init=False, factory=Lock, repr=False)
     dropped: int = attrs.field(init=False, default=0)
     _overflowing: bool = attrs.field(init=False, default=False, repr=False)
@@ -321,7 +263,7 @@ class InMemoryDeadLetters:
                 )
             keeps = not is_full or self.overflow == "drop_oldest"
             if is_full and keeps:
-                self._by_id.popitem(last=False)
+                self._forget(next(iter(self._by_id)))
             self._by_id |= {letter.id: letter} if keeps else {}
             self.dropped += is_full
             begins, self._overflowing = is_full and not self._overflowing, is_full
@@ -361,13 +303,25 @@ class InMemoryDeadLetters:
         """
         with self._lock:
             self._by_id[self._known(letter.id)] = letter
+            self._claims.pop(letter.id, None)
+
+    def claim(self, id: str, *, owner: str, ttl: float, now: float) -> bool:
+        """
+        Ask for the right to redrive a letter; of all who ask, one gets it.
+        """
+        with self._lock:
+            holder, until = self._claims.get(self._known(id), (owner, now))
+            if holder != owner and now < until:
+                return False
+            self._claims[id] = (owner, now + ttl)
+            return True
 
     def remove(self, id: str) -> DeadLetter:
         """
         Take the letter of that id out and return it.
         """
         with self._lock:
-            return self._by_id.pop(self._known(id))
+            return self._forget(self._known(id))
 
     def discard(self, **filters: Unpack[Filters]) -> int:
         """
@@ -377,7 +331,7 @@ class InMemoryDeadLetters:
         for letter in self.query(**filters):  # filters are the user's code: not under the lock
             with self._lock:
                 if self._by_id.get(letter.id) is letter:
-                    del self._by_id[letter.id]
+                    self._forget(letter.id)
                     discarded += 1
         return discarded
 
@@ -391,6 +345,10 @@ class InMemoryDeadLetters:
         with self._lock:
             start = 0 if after is None else [*self._by_id].index(self._known(after)) + 1
             return [*self._by_id.values()][start:]
+
+    def _forget(self, id: str) -> DeadLetter:
+        self._claims.pop(id, None)
+        return self._by_id.pop(id)
 
     def _known(self, id: str) -> str:
         if id not in self._by_id:

@@ -25,9 +25,9 @@ from contracts.dead_letters import (
     minutes,
     raised,
 )
-from eventbus import dead_letter, idempotency
+from eventbus import _story, dead_letter, idempotency
 from eventbus.dead_letter import AttemptFailure, DeadLetter, InMemoryDeadLetters, matcher, story
-from eventbus.errors import DeadLettersFullError
+from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
 
 
 class TestInMemoryDeadLetters(DeadLettersContract):
@@ -36,7 +36,7 @@ class TestInMemoryDeadLetters(DeadLettersContract):
         return InMemoryDeadLetters
 
 
-@pytest.mark.parametrize("module", [dead_letter, idempotency])
+@pytest.mark.parametrize("module", [_story, dead_letter, idempotency])
 def test_nothing_slow_is_imported_early(module: Any):
     """
     What only a failure needs is imported when there is one.
@@ -175,7 +175,7 @@ def test_cutting_keeps_to_the_limit(length: int, limit: int):
     A text is kept whole if it fits, and fills the limit if it does not.
     """
     text = "x" * length
-    cut = dead_letter._cut(text, limit)
+    cut = _story._cut(text, limit)
     assert min(length, limit) == len(cut)
     assert (cut == text) == (length <= limit)
 
@@ -335,6 +335,41 @@ def test_replacing_needs_no_room():
     store = filled()
     store.replace(letter("a", redrives=1))
     assert ("a b", 0, 1) == (ids(store.query()), store.dropped, store.get("a").redrives)
+
+
+def test_of_all_who_ask_to_redrive_a_letter_one_may():
+    """
+    Until its time is over; he himself may ask again, and end it.
+    """
+    store = filled()
+    assert store.claim("a", owner="one", ttl=60.0, now=0.0)
+    assert not store.claim("a", owner="two", ttl=60.0, now=59.0)
+    assert store.claim("b", owner="two", ttl=60.0, now=0.0)
+    assert store.claim("a", owner="one", ttl=60.0, now=59.0)
+    assert not store.claim("a", owner="two", ttl=60.0, now=118.0)
+    assert store.claim("a", owner="two", ttl=60.0, now=119.0)
+    assert store.claim("a", owner="two", ttl=0.0, now=120.0)
+    assert store.claim("a", owner="one", ttl=60.0, now=120.0)
+    with pytest.raises(DeadLetterNotFoundError):
+        store.claim("c", owner="one", ttl=60.0, now=0.0)
+
+
+@pytest.mark.parametrize("gone", ["replace", "remove", "discard", "overflow"])
+def test_a_claim_ends_with_what_becomes_of_its_letter(gone: str):
+    """
+    Replaced, removed, discarded or dropped, and kept once more, it is anybody's.
+    """
+    store = filled()
+    assert store.claim("a", owner="one", ttl=60.0, now=0.0)
+    if gone == "replace":
+        store.replace(letter("a", redrives=1))
+    elif gone == "overflow":
+        store.add(letter("c"))
+        store.add(letter("a"))
+    else:
+        store.remove("a") if gone == "remove" else store.discard()
+        store.add(letter("a"))
+    assert store.claim("a", owner="two", ttl=60.0, now=0.0)
 
 
 @pytest.mark.parametrize(

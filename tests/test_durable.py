@@ -18,6 +18,7 @@ import pytest
 from eventbus import (
     DeadLetterBusyError,
     DeclarationError,
+    DecodeError,
     Durable,
     EncodeError,
     Envelope,
@@ -798,6 +799,27 @@ def test_what_cannot_be_read_is_quarantined(shop: Shop, changes: dict[str, Any])
     assert ("unreadable", 0) == (kept.reason, kept.attempts)
     assert kept.error_type.startswith("eventbus.errors")
     assert 0 == shop.store.progress.position("shop").lag
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@UNREADABLE
+def test_what_cannot_be_read_is_not_redriven(
+    shop: Shop, changes: dict[str, Any], is_async: bool
+) -> None:
+    """
+    The letter stays, the handler is not called, and whoever asked for that one is told why.
+    """
+    shop.handle()
+    shop.place(1)
+    damaged(shop, **changes)
+    shop.place(2)
+    shop.bus.settle()
+    [letter] = shop.bus.dead_letters
+    assert [] == (asyncio.run(shop.bus.aredrive_all()) if is_async else shop.bus.redrive_all())
+    with pytest.raises((DecodeError, StoreCorruptError)):
+        asyncio.run(shop.bus.aredrive(letter)) if is_async else shop.bus.redrive(letter)
+    assert [1, 2] == shop.numbers()
+    assert [letter.id] == [each.id for each in shop.bus.dead_letters]
 
 
 @UNREADABLE

@@ -252,6 +252,15 @@ def test_no_handler_can_be_called_again_at_no_time(seconds: float):
         RetryAfter(seconds)
 
 
+def test_a_header_is_no_number_of_seconds():
+    """
+    `RetryAfter` refuses the text of a header with the spelling that works.
+    """
+    text: Any = "120"
+    with pytest.raises(TypeError, match=r"not '120'.*RetryAfter\(float\(value\)\)"):
+        RetryAfter(text)
+
+
 @every_copy
 @pytest.mark.parametrize(
     ("order", "message"),

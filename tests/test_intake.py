@@ -18,7 +18,8 @@ import attrs
 import pytest
 
 from eventbus import EventBus, Queued, QueueFullError, Receipt, event
-from eventbus._intake import Intake, _at_exit, call_soon
+from eventbus._intake import Intake, call_soon
+from eventbus._process import _at_exit
 from eventbus.instrumentation import Dropped
 from queue_by_hand import PATIENCE, met, until
 

@@ -301,6 +301,28 @@ def test_what_a_module_has_only_imported_is_left_out():
         EventBus().include(module)
 
 
+def test_decorated_handlers_belong_to_their_module_as_well():
+    """
+    What a decorator of another kind has made of a function is not included twice, either.
+    """
+    cached = on(OrderPlaced)(functools.lru_cache(unmarked))
+    here = module_of(cached=cached)
+    elsewhere = module_of(cached=cached)
+    elsewhere.__name__ = "elsewhere"
+    assert 1 == len(EventBus().include(here))
+    with pytest.raises(ValueError, match="has no handler marked"):
+        EventBus().include(elsewhere)
+
+
+def test_a_handler_of_two_names_is_included_once():
+    """
+    A second name for the same function in its module is no second subscription.
+    """
+    bus = EventBus()
+    bus.include(module_of(send_invoice=send_invoice, send_bill=send_invoice))
+    assert ["send_invoice"] == names(bus)
+
+
 def test_a_module_may_hold_other_callables():
     """
     Marked partials and callable objects of a module are included, too.

@@ -21,6 +21,7 @@ from eventbus import (
     HandlerErrors,
     Queued,
     Receipt,
+    _process,
     current_envelope,
     event,
 )
@@ -470,3 +471,36 @@ def test_what_becomes_due_when_no_worker_takes_it_is_kept_as_a_dead_letter() -> 
             queue.give_up()
         clock.advance(30.0)
         assert ["undelivered"] == [each.reason for each in bus.dead_letters]
+
+
+def test_what_is_due_later_and_lost_with_the_process_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """
+    A process that closes no bus says how many publishes will never come.
+    """
+    bus = EventBus(clock=VirtualClock())
+    bus.subscribe(Reminded, lambda _: None, name="one")
+    bus.publish_many([Reminded(1), Reminded(2)], delay=30.0)
+    _process._at_exit()
+    assert 1 == sum("ends with 2 events of delayed publishes" in each for each in caplog.messages)
+    caplog.clear()
+    bus.close(0.0)
+    _process._at_exit()
+    assert [] == [each for each in caplog.messages if "delayed" in each]
+
+
+def test_a_forked_process_leaves_to_its_parent_what_is_due_later() -> None:
+    """
+    It counts, cancels and publishes nothing of it.
+    """
+    clock, seen = VirtualClock(), list[Reminded]()
+    with EventBus(clock=clock) as bus:
+        bus.subscribe(Reminded, seen.append, name="one")
+        receipt = bus.publish(Reminded(1), delay=30.0)
+        with bus._those_postponed()._lock:
+            _process._after_fork()
+        assert (0, False) == (bus.stats().scheduled, receipt.cancel())
+        clock.advance(30.0)
+        assert bus.drain(PATIENCE).ok
+    assert ([], 0) == (seen, len(bus.dead_letters))

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventbus._intake import _after_fork
 from eventbus._job import NOBODY, Depth, Job, Latch, Worker
+from eventbus._process import _after_fork
 from queue_by_hand import Hands, is_awake
 
 # -- order

@@ -621,19 +621,38 @@ def test_there_must_be_something_to_look_at(path: Path):
         SQLiteStore(path, read_only=True)
 
 
-def test_a_forked_child_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_forked_child_is_refused(path: Path):
     """
     A connection must not cross a fork: the child is told to open the file itself.
     """
-    with SQLiteStore(path) as store:
-        own = os.getpid()
-        monkeypatch.setattr(os, "getpid", lambda: own + 1)
+    with SQLiteStore(path) as store, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_database, "_process", _database._process)  # put back at the end
+        _database._after_fork()
         for ask in (lambda: store.log.append([record()]), lambda: store.log.append(records(2))):
             with pytest.raises(StoreError, match="forked"):
                 ask()
         with pytest.raises(StoreError, match="forked"):
             store.log.last_offset()
-        monkeypatch.setattr(os, "getpid", lambda: own)
+        patch.undo()
+        assert [1] == store.log.append([record()])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_was_forked_knows_it(path: Path):
+    """
+    After a fork the store is refused to the child, and serves the parent as before.
+    """
+    with SQLiteStore(path) as store:
+        child = os.fork()
+        if child == 0:  # pragma: no cover - in a process of its own
+            try:
+                store.log.append([record()])
+            except StoreError:
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert 0 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         assert [1] == store.log.append([record()])
 
 

@@ -25,6 +25,7 @@ from eventbus import (
     InMemoryDeadLetters,
     InMemoryIdempotencyStore,
     PublishCycleError,
+    Queued,
     RunningLoopError,
     SubscriptionNotFoundError,
     event,
@@ -290,6 +291,44 @@ def test_a_bus_closed_inside_is_open_afterwards(shop: Shop) -> None:
     assert 2 == len(recorded.published)
     assert not shop.bus.is_closed
     assert shop.bus.publish(OrderPlaced()).ok
+
+
+@in_both_colours
+def test_the_application_drains_the_recording(bus: EventBus, colour: Colour) -> None:
+    """
+    Its own drain and close handle what is queued, at once: no worker runs meanwhile.
+    """
+    seen: list[OrderPlaced] = []
+    bus.subscribe(OrderPlaced, colour.handler(seen.append), name="late", delivery=Queued())
+    for drain, adrain in ((bus.drain, bus.adrain), (bus.close, bus.aclose)):
+        with record(bus):
+            colour.publish(bus, OrderPlaced())
+            assert (asyncio.run(adrain()) if colour.publishes_async else drain()).ok
+        assert [OrderPlaced()] == seen
+        seen.clear()
+
+
+@in_both_colours
+def test_what_follows_from_a_redrive_reaches_the_test(bus: EventBus, colour: Colour) -> None:
+    """
+    Also where the application redrives: its handler has the receipt of what it publishes.
+    """
+
+    def invoice(placed: OrderPlaced) -> None:
+        bus.publish(InvoiceSent())
+
+    def break_down(sent: InvoiceSent) -> None:
+        raise ValueError("out of paper")
+
+    bus.subscribe(OrderPlaced, invoice, name="invoice")
+    bus.subscribe(InvoiceSent, break_down, name="printer")
+    with record(bus) as recorded:
+        recorded.faults.fail("invoice")
+        with pytest.raises(HandlerErrors, match="invoice"):
+            colour.publish(bus, OrderPlaced())
+        with pytest.raises(HandlerErrors, match="what was redriven failed: printer"):
+            colour.redrive_all(bus)
+        assert ["printer"] == [letter.subscription for letter in bus.dead_letters]
 
 
 def test_the_bus_is_closed_in_a_loop_as_well(shop: Shop) -> None:

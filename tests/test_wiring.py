@@ -16,6 +16,7 @@ import pytest
 
 from eventbus import (
     BusClosedError,
+    DeadLetterBusyError,
     DeadLetterNotFoundError,
     DuplicateNameError,
     Envelope,
@@ -23,6 +24,7 @@ from eventbus import (
     HandlerSignatureError,
     InMemoryDeadLetters,
     NotAnEventError,
+    Queued,
     Receipt,
     RunningLoopError,
     SubscriptionNotFoundError,
@@ -405,6 +407,50 @@ def test_a_letter_that_is_gone_cannot_be_redriven() -> None:
     for gone in (letter, letter.id):
         with pytest.raises(DeadLetterNotFoundError):
             bus.redrive(gone)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_of_two_who_redrive_a_letter_one_calls_its_handler(is_async: bool) -> None:
+    """
+    The other one is told, or passes it by where it redrives many.
+    """
+    bus, broken, receipts = quiet(), [True], list[Receipt]()
+
+    @bus.on(A)
+    async def handle(happened: A) -> None:
+        if broken:
+            raise ValueError("broken")
+        with pytest.raises(DeadLetterBusyError, match="is being redriven"):
+            await bus.aredrive(letter)
+        receipts.extend(await bus.aredrive_all())
+
+    bus.publish(A())
+    broken.clear()
+    [letter] = bus.dead_letters
+    assert (asyncio.run(bus.aredrive(letter)) if is_async else bus.redrive(letter)).ok
+    assert ([], 0) == (receipts, len(bus.dead_letters))
+    bus.close()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_redrive_of_a_queued_subscription_is_not_queued(is_async: bool) -> None:
+    """
+    Its receipt says what came of it.
+    """
+    broken = [True]
+    with quiet() as bus:
+
+        @bus.on(A, name="h", delivery=Queued())
+        def handle(happened: A) -> None:
+            if broken:
+                raise ValueError("broken")
+
+        bus.publish(A())
+        bus.drain()
+        [letter] = bus.dead_letters
+        broken.clear()
+        receipt = asyncio.run(bus.aredrive(letter)) if is_async else bus.redrive(letter)
+    assert (1, 0, False) == (receipt.delivered, receipt.queued, receipt.unhandled)
 
 
 def test_a_letter_discarded_during_its_redrive_does_no_harm() -> None:

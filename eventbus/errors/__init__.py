@@ -369,7 +369,14 @@ class RetryAfter(Exception):
     """
 
     def __init__(self, seconds: float, message: str | None = None) -> None:
-        if not 0 <= seconds < math.inf:
+        try:
+            is_wait = 0 <= seconds < math.inf
+        except TypeError as error:
+            raise TypeError(
+                f"RetryAfter(seconds) must be a number, not {seconds!r}. A header is text: "
+                f"RetryAfter(float(value))."
+            ) from error
+        if not is_wait:
             raise ValueError(f"RetryAfter(seconds) must be 0 or more, and finite, not {seconds!r}")
         super().__init__(message or f"retry after {seconds:g} seconds")
         self.seconds = seconds
