@@ -11,14 +11,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context, copy_context
+from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from eventbus._abort import running_loop
 from eventbus._clock import Clock
 from eventbus._envelope import here
 from eventbus._loop_thread import LoopThread, StoppedError
+from eventbus._offload import Offload
 from eventbus._signature import HandlerSignature, read_signature
 from eventbus._subscription import Subscription
 from eventbus.errors import (
@@ -30,7 +33,11 @@ from eventbus.errors import (
 
 __all__ = ["acall_of", "call_of", "settle", "wrapped"]
 
+if TYPE_CHECKING:
+    from asyncio import Future
+
 AnyCall = Callable[..., Any]
+Outcome: TypeAlias = tuple[Any, BaseException | None]
 Wrap = Callable[[AnyCall], AnyCall]
 
 
@@ -138,12 +145,14 @@ def acall_of(subscription: Subscription, handler: AnyCall, clock: Clock) -> AnyC
     Return one attempt for `apublish`: what may return something to await.
     """
     limit, acall = subscription.options.timeout, handler
-    if subscription.options.offload:
-        acall = functools.partial(_offloaded, handler, subscription)
+    if (threads := subscription.threads) is not None:
+        acall = partial(_offloaded, handler, subscription, threads)
     return acall if limit is None else _limited(acall, limit, clock, subscription.name)
 
 
-async def _offloaded(handler: AnyCall, subscription: Subscription, event: Any) -> None:
+async def _offloaded(
+    handler: AnyCall, subscription: Subscription, threads: Offload, event: Any
+) -> None:
     """
     Call *handler* in a thread, which cannot be stopped.
 
@@ -154,26 +163,45 @@ async def _offloaded(handler: AnyCall, subscription: Subscription, event: Any) -
 
     is_limited = subscription.options.timeout is not None
     _held = subscription.handler  # a weak one stays until the thread has called it
-    running = asyncio.ensure_future(asyncio.to_thread(_outcome, handler, event))
+    running = asyncio.get_running_loop().create_future()
+    threads.submit(partial(_called, running, copy_context(), handler, event))
     try:
         result, error = await asyncio.shield(running)
     except asyncio.CancelledError as cancelled:
-        while not (is_limited or running.done()):
+        if is_limited:
+            running.cancel()  # it is not called any more if it has not been yet
+        while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
-        raise cancelled from (running.result()[1] if running.done() else None)
+        raise cancelled from (None if running.cancelled() else running.result()[1])
     if error is not None:
         raise error
     if isawaitable(result):
         await result
 
 
-def _outcome(handler: AnyCall, event: Any) -> tuple[Any, Exception | None]:
+def _called(running: Future[Outcome], context: Context, handler: AnyCall, event: Any) -> None:
+    """
+    Call *handler*, in a thread, and settle *running* with what came of it, in its loop.
+    """
+    if running.cancelled():
+        return
+    outcome = context.run(_outcome, handler, event)
+
+    def settle() -> None:
+        if not running.done():
+            running.set_result(outcome)
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        running.get_loop().call_soon_threadsafe(settle)
+
+
+def _outcome(handler: AnyCall, event: Any) -> Outcome:
     # Not raised: a future takes no StopIteration, and on Python 3.11 makes of a TimeoutError
     # a new one without its traceback.
     try:
         return handler(event), None
-    except Exception as error:
+    except BaseException as error:
         return None, error
 
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol, is_typeddict
 import attrs
 
 from eventbus._mode import Durable, Queued
+from eventbus._offload import Offload
 from eventbus._options import AnyHandler, Options, check_options, refuse_option
 from eventbus._signature import HandlerSignature, event_types_of, name_of, read_signature
 from eventbus.errors import HandlerSignatureError
@@ -103,6 +104,7 @@ class Subscription:
     sequence: int = 0
     retire: Callable[[Subscription], None] | None = None
     queue: Pausable | None = None
+    threads: Offload | None = None
 
     @property
     def handler(self) -> AnyHandler | None:
@@ -226,6 +228,8 @@ def make_subscription(
         signature=signature,
         get_handler=lambda: handler,
     )
+    if subscription.options.offload:
+        subscription.threads = Offload(name)
     if subscription.options.weak:
         subscription.get_handler = _weakly(handler, subscription)
     return subscription

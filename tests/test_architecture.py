@@ -106,6 +106,7 @@ FLOORS = {
     "_envelope": 0,
     "_loop_thread": 0,
     "_mode": 0,
+    "_offload": 0,
     "_owner": 0,
     "_story": 0,
     "_unreadable": 0,
