@@ -90,7 +90,7 @@ def _with_connection(handler: AnyCall, signature: HandlerSignature) -> AnyCall:
         return handler
 
     def call(*arguments: Any, **keywords: Any) -> Any:
-        keywords[keyword] = here.get().current.connection
+        keywords[keyword] = here.get().connection
         return handler(*arguments, **keywords)
 
     async def acall(*arguments: Any, **keywords: Any) -> Any:
@@ -105,7 +105,7 @@ def _with_envelope(handler: AnyCall, signature: HandlerSignature) -> AnyCall:
     keyword = signature.envelope_keyword
 
     def call(event: Any) -> Any:
-        envelope = here.get().current.envelope
+        envelope = here.get().envelope
         return handler(event, **{keyword: envelope}) if keyword else handler(event, envelope)
 
     async def acall(event: Any) -> Any:
@@ -256,7 +256,7 @@ def _wait_for(
     Raises:
         BusClosedError: The bus was closed before it ended.
     """
-    receipt = here.get().current
+    receipt = here.get()
 
     async def run() -> None:
         here.set(receipt)

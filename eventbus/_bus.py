@@ -8,39 +8,20 @@ more Python call per publish would cost as much as a handler.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from inspect import isawaitable
 from types import CoroutineType
 from typing import Any, Unpack
 
 from eventbus._abort import running_loop
 from eventbus._dispatch import adispatch, dispatch, fail_first
-from eventbus._envelope import NOWHERE, Here, here, leave, other_threads, settle_down
+from eventbus._envelope import here
 from eventbus._publisher import PublishOptions, refuse_loop
 from eventbus._receipt import Receipt
 from eventbus._replaying import Replaying
 from eventbus._route import Route
 
 __all__ = ["EventBus"]
-
-
-# What a publish asks whether an event loop runs in its thread. Until asyncio is imported it is
-# asked for asyncio itself, which takes a quarter of what a function of ours would.
-_no_asyncio: Callable[[], Any] = partial(sys.modules.get, "asyncio.events")
-_running_loop = _no_asyncio
-
-
-def _look_around(cell: Here) -> None:
-    """
-    Ask asyncio from now on, if it is there; give a context outside its loops a cell.
-    """
-    global _running_loop  # noqa: PLW0603 - looked up by every publish
-    events = sys.modules.get("asyncio.events")
-    _running_loop = getattr(events, "_get_running_loop", _no_asyncio)
-    if cell is NOWHERE and _running_loop() is None:
-        settle_down()
 
 
 # Bound once: a lookup of each would cost a publish some percent.
@@ -128,12 +109,12 @@ class EventBus(Replaying):
             route = _UNKNOWN
         if options or not route.plain:
             return self._publish(event, self._routes[type(event)], options)
-        cell, calls = _here(), route.calls
+        calls = route.calls
         receipt = Receipt()
         receipt.event = event
         receipt.route = route
         receipt.finished = False
-        receipt.parent = parent = cell.current
+        receipt.parent = parent = _here()
         if not calls:
             route.published += 1
             receipt.finished = True
@@ -142,9 +123,7 @@ class EventBus(Replaying):
             self._publisher.descend(receipt, parent)
         route.published += 1
         call = None
-        if other_threads() != cell.threads or _running_loop() is not None:
-            return self._publish_shown(receipt, route, cell)
-        cell.current = receipt
+        token = _show(receipt)
         try:
             try:
                 for call in calls:
@@ -155,11 +134,8 @@ class EventBus(Replaying):
                 failure = error
             self._carry_on(receipt, route, call, failure)
         finally:
+            _hide(token)
             receipt.finished = True
-            if other_threads() == cell.threads:
-                cell.current = parent
-            else:
-                leave(cell, parent)
         return receipt
 
     async def apublish(self, event: object, /, **options: Unpack[PublishOptions]) -> Receipt:
@@ -187,7 +163,7 @@ class EventBus(Replaying):
         receipt.event = event
         receipt.route = route
         receipt.finished = False
-        receipt.parent = parent = _here().current
+        receipt.parent = parent = _here()
         if not calls:
             route.published += 1
             receipt.finished = True
@@ -254,27 +230,6 @@ class EventBus(Replaying):
 
     # -- publishing, when it is more than calls: the twins ---------------------------------
 
-    def _publish_shown(self, receipt: Receipt, route: Route, cell: Here) -> Receipt:
-        """
-        Publish where the context itself has to be set: beside other threads, or in a loop.
-        """
-        if cell is NOWHERE or (_running_loop is _no_asyncio and _no_asyncio() is not None):
-            _look_around(cell)
-        event, call, token = receipt.event, None, _show(receipt)
-        try:
-            try:
-                for call in route.calls:
-                    if (result := call(event)) is not None and isawaitable(result):
-                        route.settle(call, result)
-                return receipt
-            except BaseException as error:
-                failure = error
-            self._carry_on(receipt, route, call, failure)
-        finally:
-            receipt.finished = True
-            _hide(token)
-        return receipt
-
     def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
         if (stand_in := self._stand_in()) is not self:
             return stand_in.publish(event, **options)
@@ -316,17 +271,16 @@ class EventBus(Replaying):
     ) -> list[tuple[object, Route, dict[str, Any]]]:
         batch: list[tuple[object, Route, dict[str, Any]]] = []
         key = options.get("idempotency_key")
+        would_block = blocking and running_loop() is not None
+        own = dict(options)
         for position, event in enumerate(events):
-            route = self._route(event, blocking=blocking)
-            own: dict[str, Any] = {} if key is None else {"idempotency_key": f"{key}#{position}"}
-            batch.append((event, route, {**options, **own}))
+            route = self._routes[type(event)]
+            if would_block:
+                refuse_loop(route)
+            if key is not None:
+                own = {**options, "idempotency_key": f"{key}#{position}"}
+            batch.append((event, route, own))
         return batch
-
-    def _route(self, event: object, *, blocking: bool) -> Route:
-        route = self._routes[type(event)]
-        if blocking and running_loop() is not None:
-            refuse_loop(route)
-        return route
 
 
 async def _awaited(result: Any) -> None:

@@ -79,12 +79,9 @@ class Delaying(Redriving):
 
         One that is due later is finished with for now.
         """
-        if not (options or self._defers):
-            receipt = self._publisher.begin(event, route, options)
-        else:
-            receipt = self._begin(event, route, options)
-            if receipt.finished or receipt.is_scheduled:
-                return receipt
+        receipt = self._begin(event, route, options)
+        if receipt.finished or receipt.is_scheduled:
+            return receipt
         if self._logs(route):
             self._append([receipt], options)
         self._set_off(receipt, route)
@@ -116,6 +113,8 @@ class Delaying(Redriving):
             self._publisher.announce(receipt, route)
 
     def _begin(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
+        if not (options or self._defers):
+            return self._publisher.begin(event, route, options)
         moment = moment_of(options, self._furniture.clock)
         if moment is None and (options.keys() & _STORED):
             self._check_stored(route, options)

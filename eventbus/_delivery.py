@@ -117,7 +117,7 @@ class Delivery(Claims):
             try:
                 wanted = where(event)
             except Exception as error:
-                return self.refuse(here.get().current, error)
+                return self.refuse(here.get(), error)
             return call(event) if wanted else miss(counters, unqueued=unqueued)
 
         return filtered
@@ -156,7 +156,7 @@ class Delivery(Claims):
                     raise
                 failure = as_failure(error, self.name)
             # Out here, for else what the next attempt raises would seem to come of it.
-            self._perform(Trial(here.get().current, began=began), event, failure)
+            self._perform(Trial(here.get(), began=began), event, failure)
 
         return retrying
 
@@ -166,7 +166,7 @@ class Delivery(Claims):
         assert read is not None
 
         def claiming(event: Any) -> None:
-            receipt, began = here.get().current, monotonic()
+            receipt, began = here.get(), monotonic()
             try:
                 key = read(event)
                 if type(key) is not str:
@@ -202,7 +202,7 @@ class Delivery(Claims):
         """
         Claim, call, retry and bury, waiting in the calling thread.
         """
-        trial = Trial(here.get().current)
+        trial = Trial(here.get())
         if self._claimed(trial, event):
             self._perform(trial, event)
 
@@ -247,7 +247,7 @@ class Delivery(Claims):
         """
         Claim, call, retry and bury, suspending the calling task.
         """
-        trial = Trial(here.get().current)
+        trial = Trial(here.get())
         _held = self.subscription.handler  # a weak one stays until its delivery has ended
         if await self._aclaimed(trial, event):
             await self._aperform(trial, event)

@@ -30,6 +30,7 @@ from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
 from eventbus.idempotency import Claim
 from eventbus.kept_letters import KeptLetter
+from eventbus.progress import Handled
 from eventbus.retry import Attempt
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class DurableDelivery(QueuedDelivery):
 
     def _transacted(self, call: AnyCall) -> AnyCall:
         def transacted(event: Any) -> None:
-            receipt = here.get().current
+            receipt = here.get()
             with self._transaction(receipt):
                 if (result := call(event)) is not None:
                     self._settle(result)
@@ -91,7 +92,7 @@ class DurableDelivery(QueuedDelivery):
 
     def _atransacted(self, call: AnyCall) -> AnyCall:
         async def transacted(event: Any) -> None:
-            receipt = here.get().current
+            receipt = here.get()
             with self._transaction(receipt):
                 if isawaitable(result := call(event)):
                     await result
@@ -106,7 +107,7 @@ class DurableDelivery(QueuedDelivery):
         """
         Lend a connection; commit what is written with it together with the progress.
         """
-        part = commitment_of(receipt)
+        part, began = commitment_of(receipt), self.furniture.clock.monotonic()
         is_the_handlers = False
         try:
             with self.consumer.transaction() as transaction:
@@ -117,6 +118,7 @@ class DurableDelivery(QueuedDelivery):
                 except BaseException:
                     is_the_handlers = True
                     raise
+                self._remember(receipt, began)
                 part.end(transaction, self.furniture.clock.monotonic())
         except BaseException as error:
             if not is_the_handlers:
@@ -214,7 +216,23 @@ class DurableDelivery(QueuedDelivery):
         assert trial is not None
         super()._went_well(trial, began, worker)
         entry = _entry(trial.receipt)
-        (self.consumer.finished if entry.is_stored else self.consumer.done)(entry)
+        if entry.is_stored:
+            return self.consumer.finished(entry)
+        self._remember(trial.receipt, began)
+        self.consumer.done(entry)
+
+    def _remember(self, receipt: Receipt, began: float) -> None:
+        """
+        Note when the handler has ended, and how long it took, for who keeps a history.
+        """
+        if self.consumer.mode.history and isinstance(receipt, LoggedReceipt):
+            entry, clock = receipt.entry, self.furniture.clock
+            entry.handled = Handled(
+                offset=entry.offset,
+                attempts=entry.number,
+                time=clock.time(),
+                seconds=clock.monotonic() - began,
+            )
 
     def _went_wrong(
         self, trial: Trial | None, failure: BaseException, job: Job, worker: Worker

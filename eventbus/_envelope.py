@@ -1,14 +1,12 @@
 """
 One published event and the facts about it, and where the code stands now.
 
-Law: an envelope is a value, made once and never changed. `Here` is the only
+Law: an envelope is a value, made once and never changed. `here` is the only
 state that follows the flow of control; only the rooms that call handlers move it.
 """
 
 from __future__ import annotations
 
-import _thread
-import sys
 import typing
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -113,14 +111,8 @@ class Draft(Generic[E_co]):
         return sealed  # type: ignore[no-any-return]
 
 
-def stamp(envelope: Envelope[Any], offset: int | None) -> None:
-    """
-    Say where the log has put an event, before anybody has seen the envelope.
-    """
-    _offset.__set__(envelope, offset)
-
-
-_offset: Any = vars(Envelope)["offset"]
+# Says where the log has put an event, before anybody has seen the envelope.
+stamp: Callable[[Envelope[Any], int | None], None] = vars(Envelope)["offset"].__set__
 
 
 def _made_again(facts: dict[str, Any]) -> Envelope[Any]:
@@ -131,7 +123,7 @@ def _made_again(facts: dict[str, Any]) -> Envelope[Any]:
 
 class Published(Protocol):
     """
-    What `Here` knows of a publish under way.
+    What `here` knows of a publish under way.
     """
 
     @property
@@ -142,53 +134,9 @@ class Published(Protocol):
         ...
 
 
-class Here:
-    """
-    Where the flow of control stands: inside the handlers of which publish.
-
-    A copy of a context must go on showing what stood here when it was made, whoever
-    runs it. So a publish sets the context, for itself and its handlers. In a program
-    of one thread, outside event loops, no copy can run while the original moves on:
-    there all publishes take turns in one cell, which costs two stores.
-
-    Attributes:
-        current: The publish under way, or ``None``.
-        threads: With so many other threads the cell may be moved: 0, or -1 for never.
-    """
-
-    __slots__ = ("current", "threads")
-
-    def __init__(self, current: Any, threads: int = 0) -> None:
-        self.current = current
-        self.threads = threads
-
-
-NOWHERE = Here(None, threads=-1)
-# Holds a cell, or a receipt that stands for itself: something *current*, never moved.
-here: ContextVar[Any] = ContextVar("eventbus_here", default=NOWHERE)
-
-# How many other threads there are, those that Python does not know of excepted. It is
-# private to `threading`, which takes a lock where this takes none.
-other_threads: Callable[[], int] = getattr(_thread, "_count", lambda: 1)
-
-
-def settle_down() -> None:
-    """
-    Give this context a cell of its own.
-
-    With greenlets a handler can be left in the middle: their cell is never moved.
-    """
-    here.set(Here(None, threads=-1 if "greenlet" in sys.modules else 0))
-
-
-def leave(cell: Here, parent: Any) -> None:
-    """
-    Go back to *parent* from a publish during which another thread has turned up.
-
-    It may run a copy of this context: what the cell shows now, it shows for ever.
-    """
-    cell.threads = -1
-    here.set(Here(parent))
+# Inside the handlers of which publish the flow of control stands. A copy of a context goes on
+# showing what stood here when it was made, whoever runs it, and whenever.
+here: ContextVar[Any] = ContextVar("eventbus_here", default=None)
 
 
 def current_envelope() -> Envelope[Any] | None:
@@ -196,11 +144,9 @@ def current_envelope() -> Envelope[Any] | None:
     Return the envelope of the event being handled here, or ``None`` outside handlers.
 
     It follows the context: what a handler starts, a task or a thread that runs a copy
-    of its context, still sees the envelope after the handler has returned. Only where
-    there is neither thread nor event loop to run such a copy, one that is kept and run
-    by hand shows what is handled then: there, keep the envelope.
+    of its context, still sees the envelope after the handler has returned.
 
     .. versionadded:: 0.1
     """
-    publish: Published | None = here.get().current
+    publish: Published | None = here.get()
     return None if publish is None else publish.envelope

@@ -68,7 +68,7 @@ class Intake(Queue):
         """
         Accept an event, in `publish`; where there is no room, do as the mode says.
         """
-        receipt = _here().current
+        receipt = _here()
         if self._read_key is None and receipt.route.declaration.key is None:
             job: Job = _new(Job, (event, receipt, copy_context(), self._now(), None, None, 0))
             # Of publishers that come at the same moment, each may find the last place free.
@@ -87,7 +87,7 @@ class Intake(Queue):
         """
         Accept an event, in `apublish`; where something is returned, it is to be awaited.
         """
-        receipt = _here().current
+        receipt = _here()
         if self._read_key is None and receipt.route.declaration.key is None:
             job: Job = _new(Job, (event, receipt, copy_context(), self._now(), None, None, 0))
             if len(self.ready) + self._backlog.aside < self._capacity:

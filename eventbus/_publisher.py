@@ -115,7 +115,7 @@ class Publisher:
             PublishCycleError: It is nested deeper than the bus allows.
             BusClosedError: The bus is closing, and no handler publishes it.
         """
-        parent = here.get().current
+        parent = here.get()
         receipt = begin(event, route, parent)
         if parent is not None:
             self.descend(receipt, parent)
@@ -140,7 +140,7 @@ class Publisher:
 
         What the handler publishes was caused by the event, not by what redrives it.
         """
-        parent = here.get().current
+        parent = here.get()
         receipt = begin(letter.event, route, parent)
         receipt.sealed = letter.envelope
         receipt.options = {"redriven": letter}

@@ -10,7 +10,7 @@ cost as much again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import attrs
 
@@ -128,16 +128,6 @@ class Receipt:
     sealed: Envelope[Any] | None = None
     since: float | None = None
     unqueued: int = 0
-
-    # A receipt can stand in `here` for itself: a cell that is never moved.
-    threads: ClassVar[int] = -1
-
-    @property
-    def current(self) -> Receipt:
-        """
-        The publish under way: this one.
-        """
-        return self
 
     @property
     def ok(self) -> bool:

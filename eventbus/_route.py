@@ -187,7 +187,7 @@ def miss(counters: Counters, *, unqueued: int = 0) -> None:
     """
     Note that the publish under way here passes a subscription by, perhaps a queued one.
     """
-    receipt: Receipt = here.get().current
+    receipt: Receipt = here.get()
     counters.missed += 1
     receipt.missed += 1
     if unqueued:

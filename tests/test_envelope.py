@@ -19,7 +19,6 @@ import attrs
 import pytest
 
 from eventbus import Envelope, EventBus, current_envelope, event
-from eventbus._envelope import here
 from eventbus.testing import VirtualClock
 
 PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
@@ -428,20 +427,35 @@ def test_a_handler_may_run_a_loop_of_its_own(bus: EventBus, causes: list[Any]):
     assert [receipt.id] * 3 == [cause for cause, _ in causes]
 
 
-def test_with_greenlets_around_no_place_is_shared(
-    bus: EventBus, causes: list[Any], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_copy_that_is_run_by_hand_shows_what_stood_there(bus: EventBus, causes: list[Any]):
     """
-    A handler can be left in the middle for another one: each publish then has its own place.
+    Later, in the same thread, and inside the handler of another event as well.
     """
-    monkeypatch.setitem(sys.modules, "greenlet", sys)
-    switched: list[Any] = []
+    kept: list[Context] = []
+    bus.subscribe(Ordered, lambda ordered: kept.append(copy_context()), name="keep")
+    bus.subscribe(Noticed, lambda noticed: kept[0].run(bus.publish, Paid()), name="run")
+    receipt = bus.publish(Ordered())
+    assert receipt.envelope == kept[0].run(current_envelope)
+    kept[0].run(bus.publish, Paid())
+    bus.publish(Noticed())
+    assert [receipt.id, receipt.id] == [cause for cause, _ in causes]
+
+
+def test_a_publish_in_a_copied_context_leaves_nothing_behind(bus: EventBus, causes: list[Any]):
+    """
+    Not even if a thread has turned up meanwhile: the next event has no cause.
+    """
+    started: list[Thread] = []
 
     def order(ordered: Ordered) -> None:
-        switched.append(copy_context())  # what another greenlet would run in
-        bus.publish(Paid())
+        started.append(Thread(target=go_on.wait, args=(PATIENCE,), daemon=True))
+        started[-1].start()
 
+    go_on = Event()
     bus.subscribe(Ordered, order)
-    receipts = Context().run(lambda: [bus.publish(Ordered()) for _ in range(2)])
-    assert [receipt.id for receipt in receipts] == [cause for cause, _ in causes]
-    assert receipts == [each.run(here.get).current for each in switched]
+    copy_context().run(bus.publish, Ordered())
+    assert current_envelope() is None
+    bus.publish(Paid())
+    assert [None] == [cause for cause, _ in causes]
+    go_on.set()
+    started[-1].join(PATIENCE)

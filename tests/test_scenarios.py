@@ -354,7 +354,7 @@ def test_correlation_and_causation_follow_every_hop(nested: str) -> None:
             loop, context = asyncio.get_running_loop(), copy_context()
             await loop.run_in_executor(None, context.run, bus.publish, happened)
 
-    bus.publish(C())  # this thread's context has its cell now
+    bus.publish(C())  # not the first one of this thread
 
     @bus.on(A)
     async def on_a(happened: A) -> None:
@@ -392,7 +392,7 @@ def test_threads_with_copied_contexts_never_mix_their_causes() -> None:
     Two threads that share a copied context and publish at once see their own causes.
     """
     bus = quiet()
-    bus.publish(C())  # the copied context carries this thread's cell
+    bus.publish(C())  # not the first one of this thread
     both = threading.Barrier(2, timeout=10)
     causes: list[tuple[str, str | None]] = []
 

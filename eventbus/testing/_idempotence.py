@@ -91,7 +91,7 @@ def overheard(receipt: Receipt) -> bool:
     run = _run.get()
     if run is None:
         return False
-    if run.is_open and here.get().current is run.within:
+    if run.is_open and here.get() is run.within:
         run.published.append(receipt.event)
     return run.is_rehearsal
 
@@ -101,7 +101,7 @@ def observed(handler: Callable[[Any], Any], event: Any) -> Any:
     Call *handler*, and note down what it does if that is asked for here.
     """
     run = _run.get()
-    if run is None or here.get().current is not run.within:
+    if run is None or here.get() is not run.within:
         return handler(event)
     with run.attempt():
         run.result = handler(event)
@@ -200,7 +200,7 @@ class IdempotenceCheck:
         self._compare(subscription, event, first, second)
 
     def _begin(self, subscription: Subscription) -> Run | None:
-        return None if subscription.name in self._without else Run(here.get().current)
+        return None if subscription.name in self._without else Run(here.get())
 
     def _compare(self, subscription: Subscription, event: object, first: Run, second: Run) -> None:
         if lines := list(_differences(first, second)):

@@ -36,7 +36,7 @@ class RaisingBus(EventBus):
         A task that has outlived its handler, and a handler on a bus that is not one of
         ours, stand alone: nobody else would hear of what fails there.
         """
-        around = here.get().current
+        around = here.get()
         is_nested = around is not None and not around.finished and _failures.get() is not None
         if is_nested or not self._raises_at_last:
             yield
@@ -74,6 +74,6 @@ def collect(occurrence: Occurrence) -> None:
     failures = _failures.get()
     if failures is None or not isinstance(occurrence, Failed):
         return
-    receipt: Receipt = here.get().current
+    receipt: Receipt = here.get()
     if "redriven" not in (receipt.options or {}):  # a redrive returns its own failure
         failures.append(Failure(occurrence.subscription, occurrence.exception, occurrence.attempts))

@@ -7,8 +7,6 @@ is the library, so that what the others leave out shows as a difference.
 
 from __future__ import annotations
 
-import _thread
-import asyncio
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -19,22 +17,6 @@ from . import ours
 from .peers import BARE, SYNC, plain
 from .rows import Row
 from .timing import Effort, Lane, clone, lane, measure
-
-# What the library asks, too.
-_running_loop = asyncio._get_running_loop
-_other_threads = _thread._count
-
-
-class Cell:
-    """
-    Where the flow of control stands, as the library keeps it.
-    """
-
-    __slots__ = ("current", "threads")
-
-    def __init__(self) -> None:
-        self.current: Any = None
-        self.threads = 0
 
 
 class Route:
@@ -59,9 +41,8 @@ class Routes(dict[type, Route]):
         raise LookupError(event_type)
 
 
-_here: ContextVar[Cell] = ContextVar("ladder")
-_cell = _here.get
-_NOWHERE = Cell()
+_here: ContextVar[Receipt | None] = ContextVar("ladder", default=None)
+_parent, _show, _hide = _here.get, _here.set, _here.reset
 
 
 class Steps:
@@ -95,39 +76,17 @@ class Steps:
 
     def causation(self, event: object, /, **options: Any) -> Receipt:
         route: Any = self.routes[type(event)]
-        cell = _cell()
         receipt = Receipt()
         receipt.event = event
         receipt.route = route
-        receipt.parent = parent = cell.current
+        receipt.parent = _parent()
         route.published += 1
-        cell.current = receipt
+        token = _show(receipt)
         try:
             for call in route.calls:
                 call(event)
         finally:
-            cell.current = parent
-            receipt.finished = True
-        return receipt
-
-    def questions(self, event: object, /, **options: Any) -> Receipt:
-        route: Any = self.routes[type(event)]
-        cell = _cell()
-        if options or not route.plain or cell is _NOWHERE or _running_loop() is not None:
-            raise AssertionError("the plain path was expected")
-        receipt = Receipt()
-        receipt.event = event
-        receipt.route = route
-        receipt.parent = parent = cell.current
-        route.published += 1
-        if _other_threads() == cell.threads:
-            cell.current = receipt
-        try:
-            for call in route.calls:
-                call(event)
-        finally:
-            if _other_threads() == cell.threads:
-                cell.current = parent
+            _hide(token)
             receipt.finished = True
         return receipt
 
@@ -136,7 +95,6 @@ def steps() -> list[Lane]:
     """
     Return the lanes in the order in which they build on each other.
     """
-    _here.set(Cell())
     ladder = Steps()
     bare = next(each for each in SYNC if each.name == BARE)
     calls: dict[str, Callable[[Any], Any]] = {
@@ -144,8 +102,7 @@ def steps() -> list[Lane]:
         "a method that takes options": ladder.method,
         "the route looked up by type": ladder.lookup,
         "a receipt, counted": ladder.receipt,
-        "the cell that knows the cause": ladder.causation,
-        "options, loop and threads looked at": ladder.questions,
+        "a context that knows the cause": ladder.causation,
         "eventbus publish": ours.one().publish,
     }
     return [lane(name, call, ours.ORDER) for name, call in calls.items()]
