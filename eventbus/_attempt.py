@@ -156,20 +156,22 @@ async def _offloaded(
     """
     Call *handler* in a thread, which cannot be stopped.
 
-    Cancelled, the call is waited for, so that nothing is left running; but what has
-    a limit is left alone then, for otherwise the limit would be none.
+    Cancelled, it calls no more what was not begun. What was is waited for, so that
+    nothing is left running; but what has a limit is left alone then, for otherwise the
+    limit would be none.
     """
     import asyncio  # late: whoever awaits has it loaded already
 
     is_limited = subscription.options.timeout is not None
     _held = subscription.handler  # a weak one stays until the thread has called it
     running = asyncio.get_running_loop().create_future()
-    threads.submit(partial(_called, running, copy_context(), handler, event))
+    ticket = [True]  # of the call and its end one gets it
+    threads.submit(partial(_called, ticket, running, copy_context(), handler, event))
     try:
         result, error = await asyncio.shield(running)
     except asyncio.CancelledError as cancelled:
-        if is_limited:
-            running.cancel()  # it is not called any more if it has not been yet
+        if _taken(ticket) or is_limited:
+            running.cancel()
         while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
@@ -180,11 +182,20 @@ async def _offloaded(
         await result
 
 
-def _called(running: Future[Outcome], context: Context, handler: AnyCall, event: Any) -> None:
+def _taken(ticket: list[bool]) -> bool:
+    try:
+        return ticket.pop()
+    except IndexError:
+        return False
+
+
+def _called(
+    ticket: list[bool], running: Future[Outcome], context: Context, handler: AnyCall, event: Any
+) -> None:
     """
     Call *handler*, in a thread, and settle *running* with what came of it, in its loop.
     """
-    if running.cancelled():
+    if not _taken(ticket):
         return
     outcome = context.run(_outcome, handler, event)
 

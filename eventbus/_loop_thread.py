@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopThread", "StoppedError"]
 
+Call = Callable[[], None]
 Make = Callable[[], Coroutine[Any, Any, object]]
 
 # Seconds that what is cancelled gets to clean up before nobody waits for it any more.
@@ -48,6 +50,8 @@ class LoopThread:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner_pid = 0
+        self._under_way = 0
+        self._waiting: list[Call] = []
         self._finalizer: weakref.finalize[..., LoopThread] | None = None
 
     def run(self, make: Make) -> None:
@@ -74,7 +78,39 @@ class LoopThread:
                 raise StoppedError from error
             raise
         finally:
+            self._has_gone()
             del outcome, cancel  # they hold the error, whose traceback holds this frame
+
+    @property
+    def is_busy(self) -> bool:
+        """
+        Whether somebody waits in `run`.
+        """
+        return self._under_way > 0
+
+    def when_idle(self, call: Call) -> Call:
+        """
+        Have *call* called once nobody waits in `run` any more; return what forgets it.
+        """
+        with self._lock:
+            if self._under_way:
+                self._waiting.append(call)
+                return partial(self._forget, call)
+        call()
+        return partial(self._forget, call)
+
+    def _forget(self, call: Call) -> None:
+        with self._lock, suppress(ValueError):
+            self._waiting.remove(call)
+
+    def _has_gone(self) -> None:
+        waiting: list[Call] = []
+        with self._lock:
+            self._under_way -= 1
+            if not self._under_way:
+                waiting, self._waiting = self._waiting, waiting
+        for call in waiting:
+            call()
 
     def call(self, do: Callable[[asyncio.AbstractEventLoop], None]) -> bool:
         """
@@ -118,6 +154,7 @@ class LoopThread:
                 raise StoppedError
             loop = self._running()
             loop.call_soon_threadsafe(start, context=copy_context())
+            self._under_way += 1
         return cancel
 
     def _running(self) -> asyncio.AbstractEventLoop:

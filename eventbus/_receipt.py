@@ -18,7 +18,7 @@ from eventbus._envelope import Envelope
 from eventbus._event import Declaration
 from eventbus.errors import HandlerErrors
 
-__all__ = ["Failure", "Receipt", "ancestry", "begin", "raise_failures"]
+__all__ = ["Failure", "Receipt", "ancestry", "begin", "lender", "raise_failures"]
 
 
 @attrs.frozen
@@ -69,6 +69,13 @@ class Itinerary(Protocol):
     def durable(self) -> int:
         """
         How many more take events from the log.
+        """
+        ...
+
+    @property
+    def publisher(self) -> object:
+        """
+        What publishes for the bus whose route it is.
         """
         ...
 
@@ -189,6 +196,8 @@ class Receipt:
     def id(self) -> str:
         """
         The event's id; for a publisher's duplicate the id of the first event.
+
+        A duplicate that was scheduled, and found out when it was to be published, has its own.
         """
         return self.envelope.id
 
@@ -231,6 +240,16 @@ def ancestry(receipt: Receipt | None) -> Iterator[Receipt]:
     while receipt is not None:
         yield receipt
         receipt = receipt.parent
+
+
+def lender(receipt: Receipt) -> Receipt | None:
+    """
+    Return the delivery that has lent its handler, who publishes here, a connection.
+    """
+    for each in ancestry(receipt.parent):
+        if each.connection is not None:
+            return each
+    return None
 
 
 def raise_failures(what: str, failures: Sequence[Failure]) -> NoReturn:

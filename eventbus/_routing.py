@@ -12,7 +12,9 @@ from abc import ABCMeta
 from collections import deque
 from collections.abc import Callable
 
+from eventbus._envelope import here
 from eventbus._event import declaration_of, refuse_no_event
+from eventbus._receipt import ancestry
 from eventbus._registry import Registry
 from eventbus._route import Folded, Ledger, Publisher, Route
 from eventbus._subscription import Subscription
@@ -66,18 +68,32 @@ class Router:
             return found
         refuse_no_event(event_type)
         while True:
-            self.refuse_if_closed(event_type)
+            is_late = self.closed_by is not None and self._is_within()
+            if not is_late:
+                self.refuse_if_closed(event_type)
             version, plain = self._registry.version, self._is_plain
             subscriptions = self._registry.matching(event_type)
             called = tuple(each for each in subscriptions if not each.is_durable)
             durable = len(subscriptions) - len(called)  # they take it from the log
             plain = plain and not (self.has_log and declaration_of(event_type).logged)
             route = self._route(event_type, called, plain=plain, durable=durable)
+            if is_late:
+                return route
             with self._registry.lock:
                 self._settle()
                 self._alive[id(route)] = route
                 if version == self._registry.version and self.closed_by is None:
                     return self.table.setdefault(event_type, route)
+
+    def _is_within(self) -> bool:
+        """
+        Whether a publish of this bus is under way here.
+
+        It was begun before the bus ended: what its handlers publish still goes to those
+        who need neither queue nor loop.
+        """
+        within = (each for each in ancestry(here.get()) if not each.finished)
+        return any(each.route.publisher is self._publisher for each in within)
 
     def refuse_if_closed(self, event_type: type) -> None:
         """
@@ -116,7 +132,7 @@ class Router:
         found = folded.get(subscription)
         if found is None:
             found = folded.setdefault(subscription, self._fold(subscription))
-            if not subscription.is_active:
+            if not subscription.is_live:
                 folded.pop(subscription, None)
         return found
 
@@ -141,7 +157,7 @@ class Router:
         Called with the registry locked. A route under way is left to those who walk
         it; a cancelled subscription drops out of it.
         """
-        if subscription.is_active:
+        if subscription.is_live:
             for event_type in list(self.table):
                 if _may_match(subscription, event_type):
                     self.table.pop(event_type, None)

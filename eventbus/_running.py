@@ -17,9 +17,12 @@ from typing import Self
 
 from eventbus._abort import running_loop
 from eventbus._ending import LATER, DrainReport, Ending, first_busy, still_pending
+from eventbus._envelope import here
 from eventbus._furniture import logger
 from eventbus._intake import Intake, call_soon
 from eventbus._job import Worker
+from eventbus._loop_thread import LoopThread
+from eventbus._receipt import ancestry
 from eventbus._storing import Storing
 from eventbus.errors import RunningLoopError, WouldDeadlockError
 
@@ -77,6 +80,7 @@ class Running(Storing):
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.drain(timeout)
+        _check_timeout("drain", timeout)
         self._refuse_own("drain", awaits=False)
         return self._driven(self._draining(timeout))
 
@@ -86,6 +90,7 @@ class Running(Storing):
         """
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.adrain(timeout)
+        _check_timeout("adrain", timeout)
         self._refuse_own("adrain", awaits=True)
         return await self._adriven(self._draining(timeout))
 
@@ -96,8 +101,8 @@ class Running(Storing):
         What handlers publish meanwhile is still delivered. When the time is over, what is
         left is kept as dead letters with reason ``undelivered``, async handlers are
         cancelled, and the bus ends; a sync handler that still runs cannot be stopped.
-        A publish under way goes on with its sync handlers; an async one that runs on the
-        bus's loop thread is cancelled.
+        A publish under way elsewhere goes on with its sync handlers, and what they publish
+        is delivered to sync handlers, also when the bus has ended.
 
         Args:
             timeout: Seconds that handlers are given; ``None`` for as long as they take.
@@ -110,6 +115,7 @@ class Running(Storing):
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.close(timeout)
+        _check_timeout("close", timeout)
         self._refuse_own("close", awaits=False)
         return self._driven(self._closing(timeout, aside=False))
 
@@ -119,6 +125,7 @@ class Running(Storing):
         """
         if (stand_in := self._stand_in()) is not self:
             return await stand_in.aclose(timeout)
+        _check_timeout("aclose", timeout)
         self._refuse_own("aclose", awaits=True)
         return await self._adriven(self._closing(timeout, aside=True))
 
@@ -186,16 +193,25 @@ class Running(Storing):
         yield from self._drained(timeout)
         return still_pending(self._all_queues())
 
-    def _drained(self, timeout: float | None) -> Generator[Wait, bool | None, None]:
+    def _drained(
+        self, timeout: float | None, loop: LoopThread | None = None
+    ) -> Generator[Wait, bool | None, None]:
         """
-        Wait until no queue is busy: what one handles may fill another.
+        Wait until no queue is busy, nor *loop*: what one handles may fill another.
         """
         now = self._furniture.clock.monotonic
         until = None if timeout is None else now() + timeout
-        while (busy := first_busy(self._all_queues)) is not None:
-            busy.rouse()
+        tell: Callable[[Call], Call]
+        while True:
+            if (busy := first_busy(self._all_queues)) is not None:
+                busy.rouse()
+                tell = partial(_when_quiet, busy)
+            elif loop is not None and loop.is_busy:
+                tell = loop.when_idle
+            else:
+                return
             seconds = None if until is None else max(0.0, until - now())
-            if not (yield partial(_when_quiet, busy), seconds):
+            if not (yield tell, seconds):
                 return
 
     def _closing(self, timeout: float | None, *, aside: bool) -> Steps:
@@ -213,7 +229,10 @@ class Running(Storing):
             self._routes.reset(is_plain=False)
             if self._consumers is not None:
                 self._consumers.stop_handing_out()
-            yield from self._drained(timeout)
+            # A handler that closes its bus waits for none that may be waiting for it.
+            is_outside = all(each.finished for each in ancestry(here.get()))
+            loop = self._furniture.loop_thread if is_outside else None
+            yield from self._drained(timeout, loop)
             workers = self._give_up(ending)
             patience = monotonic() + _PATIENCE
             for worker in workers:
@@ -296,6 +315,18 @@ class Running(Storing):
             f"running. Use await bus.a{verb}().",
             subscription=subscription,
         )
+
+
+def _check_timeout(verb: str, timeout: object) -> None:
+    """
+    Refuse what is no time, before anything is given up for want of it.
+    """
+    try:
+        is_time = timeout is None or float(timeout) == timeout  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        is_time = False
+    if not is_time:
+        raise TypeError(f"{verb}(timeout=) takes a number of seconds or None, not {timeout!r}")
 
 
 def _when_quiet(queue: Intake, call: Call) -> Call:

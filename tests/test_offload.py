@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,33 @@ def test_handlers_that_hang_harm_no_other_subscription() -> None:
         assert ["stuck"] == [each.subscription for each in bus.publish(A(7)).failures]
         go.set()
     assert [A(7)] == seen
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": PATIENCE}], ids=["unlimited", "limited"])
+def test_what_was_cancelled_before_it_was_begun_is_not_called(options: dict[str, Any]) -> None:
+    """
+    A publish that is cancelled while its call waits for a thread does not wait for it.
+    """
+    go, is_over, seen = threading.Event(), threading.Event(), list[A]()
+
+    async def main(bus: EventBus) -> None:
+        publishing = asyncio.create_task(bus.apublish(A()))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+
+    with EventBus() as bus:
+        threads = bus.subscribe(A, seen.append, name="h", offload=True, **options).threads
+        assert threads is not None
+        for _ in range(_LIMIT):
+            threads.submit(lambda: go.wait(PATIENCE))
+        asyncio.run(main(bus))
+        threads.submit(is_over.set)
+        go.set()
+        assert is_over.wait(PATIENCE)
+    assert [] == seen
 
 
 def test_what_was_given_up_before_it_was_begun_is_not_called() -> None:

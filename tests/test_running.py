@@ -9,6 +9,7 @@ import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from eventbus import (
     BusClosedError,
     EventBus,
     Queued,
+    Receipt,
     RunningLoopError,
     WouldDeadlockError,
     event,
@@ -617,3 +619,122 @@ def test_a_handler_may_end_its_own_subscription():
         assert bus.drain(PATIENCE).ok
     assert list(range(len(handled))) == handled
     assert handled
+
+
+# -- publishes under way elsewhere
+
+
+def publish_in_a_thread(bus: EventBus, receipts: list[Receipt]) -> threading.Thread:
+    thread = threading.Thread(target=lambda: receipts.append(bus.publish(Asked(1))), daemon=True)
+    thread.start()
+    return thread
+
+
+@in_both_colours
+def test_an_async_handler_under_way_is_given_the_time(verbs: Verbs):
+    """
+    One that another thread's publish waits for comes to its end, before the bus does.
+    """
+    bus, gate, began = EventBus(), asyncio.Event(), threading.Event()
+    loops, receipts, handled = list[Any](), list[Receipt](), list[int]()
+
+    @bus.on(Asked)
+    async def work(asked: Asked) -> None:
+        loops.append(asyncio.get_running_loop())
+        began.set()
+        await gate.wait()
+        handled.append(asked.number)
+
+    thread = publish_in_a_thread(bus, receipts)
+    met(began)
+    closing = threading.Thread(target=verbs.close, args=(bus,), daemon=True)
+    closing.start()
+    asyncio.run(until(lambda: bus._furniture.loop_thread._waiting))
+    loops[0].call_soon_threadsafe(gate.set)
+    thread.join(PATIENCE)
+    closing.join(PATIENCE)
+    assert ([1], True, True) == (handled, receipts[0].ok, bus.is_closed)
+
+
+@in_both_colours
+def test_an_async_handler_that_takes_too_long_is_cancelled(verbs: Verbs):
+    """
+    When the time is over, and its publisher is told in the receipt.
+    """
+    bus, began, receipts, seen = EventBus(), threading.Event(), list[Receipt](), list[str]()
+
+    @bus.on(Asked, name="work")
+    async def work(asked: Asked) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    thread = publish_in_a_thread(bus, receipts)
+    met(began)
+    verbs.close(bus, 0.01)
+    thread.join(PATIENCE)
+    [failure] = receipts[0].failures
+    assert (["cancelled"], "work") == (seen, failure.subscription)
+    assert isinstance(failure.exception, BusClosedError)
+
+
+def test_a_handler_that_closes_its_bus_does_not_wait_for_itself():
+    """
+    Nor does what it starts in a thread with its context.
+    """
+    bus, reports = EventBus(), list[DrainReport]()
+
+    @bus.on(Asked)
+    async def leave(asked: Asked) -> None:
+        reports.append(await bus.aclose(None))
+
+    with suppress(BusClosedError):
+        bus.publish(Asked())
+    assert bus.is_closed
+    assert all(report.ok for report in reports)
+
+
+@in_both_colours
+def test_what_a_handler_publishes_after_the_end_is_delivered(verbs: Verbs):
+    """
+    Its publish was begun before; everybody else's is refused.
+    """
+    bus, answers, receipts = EventBus(), list[int](), list[Receipt]()
+    began, gate = threading.Event(), threading.Event()
+
+    @bus.on(Asked)
+    def ask(asked: Asked) -> None:
+        began.set()
+        met(gate)
+        bus.publish(Answered(asked.number))
+
+    bus.subscribe(Answered, lambda answered: answers.append(answered.number), name="hear")
+    thread = publish_in_a_thread(bus, receipts)
+    met(began)
+    assert verbs.close(bus).ok
+    with pytest.raises(BusClosedError):
+        bus.publish(Answered(2))
+    gate.set()
+    thread.join(PATIENCE)
+    assert ([1], True) == (answers, receipts[0].ok)
+    with pytest.raises(BusClosedError):
+        copy_context().run(bus.publish, Answered(3))
+
+
+@pytest.mark.parametrize("verb", ["drain", "adrain", "close", "aclose"])
+@pytest.mark.parametrize("timeout", ["20", math.nan, [1]])
+def test_what_is_no_time_gives_nothing_up(verb: str, timeout: Any):
+    """
+    It is refused before anything has happened to what is queued.
+    """
+    desk = Desk()
+    desk.ask(1)
+    call = getattr(desk.bus, verb)
+    with pytest.raises(TypeError, match=rf"{verb}\(timeout=\) takes a number of seconds or None"):
+        run(lambda: call(timeout)) if verb.startswith("a") else call(timeout)
+    desk.gate.set()
+    assert desk.bus.close(PATIENCE).ok
+    assert [1] == desk.handled
