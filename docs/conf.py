@@ -8,6 +8,8 @@ import re
 from importlib.metadata import version as version_of
 from typing import Any
 
+from sphinx.util.nodes import make_refnode
+
 project = "eventbus"
 author = "the eventbus authors"
 project_copyright = "2026, the eventbus authors"
@@ -63,9 +65,22 @@ def _tidy_fields(*arguments: Any) -> None:
         lines[number] = re.sub(r"^:param (\w+)_:", r":param \1\\_:", lines[number])
 
 
+def _find_by_simple_name(app: Any, env: Any, node: Any, content: Any) -> Any:
+    # A docstring names what stands elsewhere as its module knows it: `HandlerErrors` alone.
+    if node.get("refdomain") != "py":
+        return None
+    known, wanted = env.get_domain("py").objects, f".{node['reftarget']}"
+    found = [name for name, its in known.items() if name.endswith(wanted) and not its.aliased]
+    if len(found) != 1:
+        return None
+    its = known[found[0]]
+    return make_refnode(app.builder, node["refdoc"], its.docname, its.node_id, content, found[0])
+
+
 def setup(app: Any) -> None:
     """
     Run before and after napoleon, whose priority is 500.
     """
+    app.connect("missing-reference", _find_by_simple_name)
     app.connect("autodoc-process-docstring", _keep_sentences, priority=400)
     app.connect("autodoc-process-docstring", _tidy_fields, priority=600)

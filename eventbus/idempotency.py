@@ -131,9 +131,8 @@ class IdempotencyStore(Protocol):
         nothing: wait until `Claim.expires`, then claim again.
 
         Returns:
-            Whether it will be called. Where it will not, the holder is settled already, so
-            claim again. ``None`` says that this store cannot call back at all, so claim
-            again every now and then.
+            Whether it will be called. If not, the holder is settled already: claim again.
+            ``None``: this store cannot call back at all; claim again every now and then.
         """
         ...
 
@@ -294,6 +293,16 @@ class InMemoryIdempotencyStore:
             holder.waiters.pop()
         return False
 
+    def look(self, scope: str, key: str, *, now: float) -> Claim | None:
+        """
+        Return what a claim would meet, without making it; ``None`` where the key is free.
+
+        .. versionadded:: 0.1
+        """
+        holder = self._records.get((scope, key))
+        met = None if holder is None else _refuse(holder)
+        return met if met is not None and now < met.expires else None
+
     def forget(self, scope: str, key: str) -> bool:
         """
         Free a key whoever holds it; ``False`` when it is free.
@@ -329,8 +338,7 @@ class InMemoryIdempotencyStore:
             holder = self._records.setdefault(held.name, held)
             if holder is not held and holder.has_expired(now):
                 self._remove(holder)
-                lapsed.append(holder)
-                holder = self._records.setdefault(held.name, held)
+                lapsed, holder = [holder], self._records.setdefault(held.name, held)
             claim = held if holder is held else _refuse(holder)
         self._wake(lapsed)
         return claim
@@ -346,10 +354,7 @@ class InMemoryIdempotencyStore:
                     finished.append(each)
 
     def _make_room(self, now: float) -> None:
-        """
-        Sweep out what has expired and, beyond capacity, the oldest successes.
-        """
-        with self._lock:
+        with self._lock:  # what has expired goes; beyond capacity, the oldest successes, too
             self._shrink(now, keep=inf)
             lapsed = self._sweep_lapsed(now)
             slack = self.capacity // 64  # so many claims share the next tidying up
@@ -366,9 +371,7 @@ class InMemoryIdempotencyStore:
                 del records[record.name]
 
     def _sweep_lapsed(self, now: float) -> list[_Held]:
-        """
-        Sweep out crashed holders, each time the pending keys have doubled in number.
-        """
+        # Crashed holders go, each time the pending keys have doubled in number.
         if len(self._records) - len(self._finished) <= self._scan_at:
             return []
         lapsed = [each for each in list(self._records.values()) if each.has_expired(now)]
@@ -392,6 +395,6 @@ class InMemoryIdempotencyStore:
 
 
 def _refuse(holder: _Held) -> _Refused:
-    if hasattr(holder, "open"):
-        return _Refused(holder, "pending", holder.expires)
-    return _Refused(holder, "done", holder.ttl_ends)
+    is_open = hasattr(holder, "open")
+    expires = holder.expires if is_open else holder.ttl_ends
+    return _Refused(holder, "pending" if is_open else "done", expires)
