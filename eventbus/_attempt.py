@@ -118,8 +118,9 @@ def _named_after(handler: Any, call: Any) -> AnyCall:
     """
     Give *call* the name of what it stands for, so that a ``wrap`` hook can show it.
     """
-    functools.update_wrapper(call, handler, updated=())
-    del call.__wrapped__  # which would keep it alive, and show another signature
+    with suppress(TypeError):  # a mock made after a function has mocks for names
+        functools.update_wrapper(call, handler, updated=())
+        del call.__wrapped__  # which would keep it alive, and show another signature
     return cast(AnyCall, call)
 
 

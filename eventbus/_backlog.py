@@ -50,6 +50,12 @@ class Backlog:
         """
         return [*self.ready.copy(), *self._held()]
 
+    def due_later(self) -> list[Job]:
+        """
+        Return what is scheduled.
+        """
+        return [*self._scheduled.values()]
+
     def add(self, job: Job) -> bool:
         """
         Take a job in; ``False`` if it is held behind another one of its key.

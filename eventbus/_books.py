@@ -23,7 +23,7 @@ from heapq import merge
 
 from eventbus._entry import Entry
 from eventbus.kept_letters import KeptLetter
-from eventbus.progress import Advance, Retry, Step
+from eventbus.progress import Advance, Handled, Retry, Step
 
 __all__ = ["Books"]
 
@@ -63,6 +63,8 @@ class Books:
         self._sleeping: dict[str, int] = {}
         self._behind: dict[str, deque[Entry]] = {}
         self._done: list[int] = []
+        self._untried: list[int] = []
+        self._handled: list[Handled] = []
         self._retry: list[Retry] = []
         self._waiting: list[int] = []
         # Letters wait until the store has their deliveries: now, or with the step after.
@@ -94,6 +96,7 @@ class Books:
         """
         return bool(
             self._done
+            or self._untried
             or self._retry
             or self._waiting
             or self._dead
@@ -166,9 +169,15 @@ class Books:
         key = entry.key
         if key is None or (key not in self._sleeping and key not in self._behind):
             return False
+        self._not_yet(entry)
         self._set_aside(entry)
         self._behind.setdefault(key, deque()).append(entry)
         return True
+
+    def _not_yet(self, entry: Entry) -> None:
+        # It was to be handled alone, and still is, but not now: others may go on.
+        if self._alone == entry.offset:
+            self._alone = None
 
     def _set_aside(self, entry: Entry) -> None:
         # It will be read again: what waits long takes no more room than it must.
@@ -206,11 +215,11 @@ class Books:
         """
         Let entries that the store knows wait for their turn, in the order of the log.
         """
-        waiting = self.pendings
-        if not entries or not waiting:
+        waiting, first = self.pendings, next(iter(entries), None)
+        if first is None or not waiting or first.offset > waiting[-1].offset:
             waiting.extend(entries)
         else:
-            self.pendings = deque(merge(waiting, entries, key=_offset))
+            self.pendings = deque(merge(entries, waiting, key=_offset))
 
     # -- what came of it -----------------------------------------------------------------------
 
@@ -220,6 +229,8 @@ class Books:
         """
         self.finished(entry)
         self._done.append(entry.offset)
+        if entry.handled is not None:
+            self._handled.append(entry.handled)
 
     def finished(self, entry: Entry) -> None:
         """
@@ -237,6 +248,10 @@ class Books:
         self.put_to_sleep(entry)
         for each in held:
             self.take_back(each, behind=entry.key)
+        # Those chosen in this turn, and not begun, come after them.
+        self.begin = [
+            each for each in self.begin if each.key != entry.key or not self.is_behind(each)
+        ]
 
     def take_up(self, key: str, entries: Collection[Entry]) -> None:
         """
@@ -249,16 +264,20 @@ class Books:
         """
         Let an entry, just taken out, be the next one again.
         """
-        if self._alone == entry.offset:
-            self._alone = None
-        (self.pendings if entry.is_pending else self.fresh).appendleft(entry)
+        self._not_yet(entry)
+        if not entry.is_pending:
+            self.fresh.appendleft(entry)
+        elif self.pendings and self.pendings[0].offset < entry.offset:
+            self._wait_again((entry,))  # it had fallen asleep meanwhile
+        else:
+            self.pendings.appendleft(entry)
 
     def take_back(self, entry: Entry, *, behind: str | None = None) -> None:
         """
         Note that an entry was begun, and never handed to its handler.
         """
         self._leave(entry)
-        self._asleep.pop(entry.offset, None)
+        self._wake_up(entry)
         self._take_back(entry)
         if behind is None:
             self._wait_again((entry,))
@@ -266,11 +285,9 @@ class Books:
             self._behind.setdefault(behind, deque()).append(entry)
 
     def _take_back(self, entry: Entry) -> None:
-        if entry.is_begun and entry.number == 1:
-            # Finished and taken again, its attempt was never begun.
-            self._done.append(entry.offset)
-            entry.is_pending = False
-            entry.number = 0
+        if entry.is_begun:
+            self._untried.append(entry.offset)
+            entry.number -= 1
         entry.is_begun = entry.is_over = False
         self._set_aside(entry)
 
@@ -327,16 +344,24 @@ class Books:
         """
         return Step(
             done=tuple(self._done),
+            untried=tuple(self._untried),
             retry=tuple(self._retry),
             dead=tuple(self._dead),
             hold=tuple(letter for _, letter in self._hold),
             taken=self._looked_at(),
             waiting=tuple(self._waiting),
             begin=tuple(each.offset for each in self.begin),
+            handled=tuple(self._handled),
         )
 
     def _looked_at(self) -> int:
         return self.fresh[0].offset - 1 if self.fresh else self.position
+
+    def kept(self, advance: Advance) -> list[tuple[Entry, KeptLetter]]:
+        """
+        Return what the store has kept behind other letters; asked before it is `written`.
+        """
+        return [(entry, letter) for entry, letter in self._hold if entry.offset in advance.held]
 
     def written(self, advance: Advance) -> list[Entry]:
         """
@@ -349,7 +374,8 @@ class Books:
             entry.is_pending = entry.is_begun = True
             self.in_hand[entry.offset] = entry
         free = [(entry, letter) for entry, letter in self._hold if entry.offset not in advance.held]
-        self._done, self._retry, self._waiting = [], [], []
+        self._done, self._untried, self._retry, self._waiting = [], [], [], []
+        self._handled = []
         self._dead, self._next_dead = self._next_dead, []
         self._hold, self._next_hold = self._next_hold, []
         self._take_up([entry for entry, _ in free])

@@ -16,6 +16,7 @@ from typing import Any, Unpack
 from eventbus._abort import running_loop
 from eventbus._dispatch import adispatch, dispatch, fail_first
 from eventbus._envelope import here
+from eventbus._intake import give_way
 from eventbus._publisher import PublishOptions, refuse_loop
 from eventbus._receipt import Receipt
 from eventbus._replaying import Replaying
@@ -23,6 +24,10 @@ from eventbus._route import Route
 
 __all__ = ["EventBus"]
 
+
+# So many events into a queue, and a task lets the loop's others run: those that handle them,
+# above all. What is handled soon has not left the processor's caches.
+_SPELL = 64
 
 # Bound once: a lookup of each would cost a publish some percent.
 _here, _show, _hide = here.get, here.set, here.reset
@@ -34,6 +39,7 @@ class _Unknown:
     """
 
     plain = aplain = False
+    post = None
 
 
 _UNKNOWN: Any = _Unknown
@@ -108,7 +114,8 @@ class EventBus(Replaying):
         except KeyError:
             route = _UNKNOWN
         if options or not route.plain:
-            return self._publish(event, self._routes[type(event)], options)
+            queued = None if options or (post := route.post) is None else post(event, route)
+            return queued or self._publish(event, self._routes[type(event)], options)
         calls = route.calls
         receipt = Receipt()
         receipt.event = event
@@ -157,6 +164,9 @@ class EventBus(Replaying):
         except KeyError:
             route = _UNKNOWN
         if options or not route.aplain:
+            queued = None if options or (post := route.post) is None else post(event, route)
+            if queued is not None:
+                return queued if route.published % _SPELL else await _given_way(queued)
             return await self._apublish(event, self._routes[type(event)], options)
         calls = route.acalls
         receipt = Receipt()
@@ -231,9 +241,9 @@ class EventBus(Replaying):
     # -- publishing, when it is more than calls: the twins ---------------------------------
 
     def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        if (stand_in := self._stand_in()) is not self:
+        if self._stood_in and (stand_in := self._stand_in()) is not self:
             return stand_in.publish(event, **options)
-        if running_loop() is not None:
+        if route.needs_loop is not None and running_loop() is not None and self._is_due(options):
             refuse_loop(route)
         receipt = self._prepare(event, route, options)
         return self._publisher.conclude(self._run(receipt, route))
@@ -271,7 +281,7 @@ class EventBus(Replaying):
     ) -> list[tuple[object, Route, dict[str, Any]]]:
         batch: list[tuple[object, Route, dict[str, Any]]] = []
         key = options.get("idempotency_key")
-        would_block = blocking and running_loop() is not None
+        would_block = blocking and running_loop() is not None and self._is_due(options)
         own = dict(options)
         for position, event in enumerate(events):
             route = self._routes[type(event)]
@@ -281,6 +291,11 @@ class EventBus(Replaying):
                 own = {**options, "idempotency_key": f"{key}#{position}"}
             batch.append((event, route, own))
         return batch
+
+
+async def _given_way(receipt: Receipt) -> Receipt:
+    await give_way()
+    return receipt
 
 
 async def _awaited(result: Any) -> None:

@@ -93,7 +93,8 @@ class _Advance:
 
     def end(self, transaction: Transaction, now: float) -> None:
         entry = self.receipt.entry
-        transaction.advance(Step(done=(entry.offset,)))
+        handled = () if entry.handled is None else (entry.handled,)
+        transaction.advance(Step(done=(entry.offset,), handled=handled))
         self.key.complete(entry.trial, transaction, now)
 
     def is_kept(self) -> None:

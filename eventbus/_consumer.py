@@ -45,15 +45,18 @@ class Consumer(Filling):
         self.queue.unread_in_log = self._count_unread
         self.queue.go_on = self.go_on
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
+    def transaction(self, *, is_redrive: bool) -> AbstractContextManager[Transaction]:
         """
         Open a transaction for a handler, in which its progress is stored as well.
+
+        A redrive makes none, and is anybody's affair who has the handler.
         """
         lease = self.lease
+        if is_redrive:
+            return self._store.progress.transaction(self.name)
         if lease is None:
             raise LeaseLostError(
-                f"{self.name} is not consumed here, so its handler gets no connection: start the "
-                f"bus, or have the process redrive that consumes it",
+                f"{self.name} is not consumed here any more, so its handler gets no connection",
                 subscription=self.name,
                 owner="",
             )
@@ -139,13 +142,14 @@ class Consumer(Filling):
         lease = self.lease
         assert lease is not None
         advance = self._store.progress.advance(lease, books.step())
-        if advance.held:
-            self.delivery.count_kept(len(advance.held))
-        begun = books.written(advance)
+        kept, begun = books.kept(advance), books.written(advance)
         for entry in begun:
             self._hand_out(entry)
         if begun:
             self._begun_at = now
+        for entry, letter in kept:
+            assert entry.receipt is not None
+            self.delivery.kept(entry.receipt, letter)
         return True
 
     def _look_for_free_keys(self, now: float) -> None:
@@ -160,7 +164,8 @@ class Consumer(Filling):
             letters = self._store.letters.query(
                 Selection(subscription=self.name, key=key, holds_key=True)
             )
-            if all(each.reason == HELD for each in letters):
+            # What was edited is for a redrive: the log, which is read here, has the original.
+            if all(each.reason == HELD and each.edited is None for each in letters):
                 with suppress(DeadLetterNotFoundError):  # discarded meanwhile: at the next look
                     self._take_up(key, letters)
 
@@ -206,6 +211,13 @@ class Consumer(Filling):
         """
         return self._tenure.lease
 
+    def keep_lease(self) -> None:
+        """
+        Renew the lease if it is time, in whichever thread, while a turn may be under way.
+        """
+        with suppress(Exception):  # the next turn will meet the same, and say so
+            self._tenure.renew(self._clock.monotonic())
+
     def _is_owner(self, now: float) -> bool:
         tenure = self._tenure
         if tenure.lease is not None:
@@ -248,13 +260,13 @@ class Consumer(Filling):
 
     def _fail(self, now: float) -> None:
         if not self._pause:
-            logger().exception("%s cannot reach its store; it goes on trying", self.name)
+            logger().exception("a turn of %s failed; it goes on trying", self.name)
         self._pause = min(_LONGEST_PAUSE, 2 * self._pause or _FIRST_PAUSE)
         self._try_at = now + self._pause
 
     def _recover(self) -> None:
         if self._pause:
-            logger().info("%s reaches its store again", self.name)
+            logger().info("%s goes on", self.name)
         self._pause = self._try_at = 0.0
 
     def _forget(self, state: State) -> None:
@@ -262,7 +274,8 @@ class Consumer(Filling):
         if counted := self._books.counted:
             self.delivery.uncount(counted)
         self._begin_anew(Books())
-        self._tenure.lease, self.state = None, state
+        self._tenure.lose()
+        self.state = state
 
     def _begin_anew(self, books: Books) -> None:
         self._books = books
@@ -285,6 +298,7 @@ class Consumer(Filling):
         """
         self._tenure.give_back()
         self._forget("idle")
+        self._pause = self._try_at = self._look_at = 0.0
 
     def reraise(self) -> None:
         """

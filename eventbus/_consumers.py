@@ -1,9 +1,10 @@
 """
-All durable subscriptions of one bus, and the thread that keeps them going.
+All durable subscriptions of one bus, and the threads that keep them going.
 
 Law: one thread takes the turns of all consumers, sleeps while there is nothing to do, and
-ends with the bus or with whoever forgot it. Where a test takes the turns itself there is
-no thread.
+ends with the bus or with whoever forgot it. Turns call filters and upcasters, which take
+their time: so another thread renews the leases, and does nothing else. Where a test takes
+the turns itself there is no thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ _POLL = 0.1
 # Seconds between two turns while there is something to do: what comes meanwhile shares
 # their commits. What comes after a time of rest is not held up.
 _GATHER = 0.002
+# Seconds between two looks whether a lease is to be renewed, at most.
+_RENEW = 1.0
 # Seconds that a turn under way gets to end: longer than a store waits for its file.
 _PATIENCE = 10.0
 
@@ -35,8 +38,8 @@ class Consumers:
 
     Args:
         log: What they read.
-        name: The thread's name.
-        is_manned: Whether there is to be a thread.
+        name: The name of the thread that takes the turns.
+        is_manned: Whether there are to be threads.
     """
 
     def __init__(self, log: EventLog, name: str, *, is_manned: bool) -> None:
@@ -48,6 +51,8 @@ class Consumers:
         self._turning = threading.Lock()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+        self._keeper: threading.Thread | None = None
         self._end_listening: Callable[[], None] = _nothing
         self._changes = -1
         self.is_started = False
@@ -115,7 +120,23 @@ class Consumers:
                     target=_pump, args=(weakref.ref(self), self._bell), name=self._name, daemon=True
                 )
                 self._thread.start()
+                self._keeper = threading.Thread(
+                    target=_keep,
+                    args=(weakref.ref(self), self._over),
+                    name=f"{self._name}-leases",
+                    daemon=True,
+                )
+                self._keeper.start()
         self.wake()
+
+    def keep_leases(self) -> float:
+        """
+        Renew the leases that are to be; return how many seconds later to look again.
+        """
+        consumers = list(self._by_subscription.values())
+        for consumer in consumers:
+            consumer.keep_lease()
+        return min([_RENEW, *[each.mode.lease / 6 for each in consumers]])
 
     def _appended(self) -> None:
         for consumer in list(self._by_subscription.values()):
@@ -199,11 +220,13 @@ class Consumers:
         Write down what is known, and give the leases back.
         """
         with self._lock:
-            self.is_over, thread = True, self._thread
+            self.is_over, thread, keeper = True, self._thread, self._keeper
         self._end_listening()
         self._bell.set()
-        if thread is not None:
+        if thread is not None and keeper is not None:
             thread.join(_PATIENCE)
+            self._over.set()
+            keeper.join(_PATIENCE)
             if thread.is_alive():
                 logger().warning(
                     "%s is still at work: a filter or the store takes its time. What it knows is "
@@ -231,6 +254,16 @@ def _pump(find: Callable[[], Consumers | None], bell: threading.Event) -> None:
             pause.wait(_GATHER)
         elif bell.wait(_POLL):
             bell.clear()
+
+
+def _keep(find: Callable[[], Consumers | None], over: threading.Event) -> None:
+    """
+    Renew leases until the bus is closed or gone.
+    """
+    seconds = 0.0
+    while not over.wait(seconds) and (consumers := find()) is not None:
+        seconds = consumers.keep_leases()
+        del consumers
 
 
 def _call(find: Callable[[], Callable[[], None] | None]) -> None:

@@ -2,12 +2,14 @@
 Publishes that wait for the end of a block: until it has ended well, or for nothing.
 
 Law: keeps receipts in order, for one context; it neither writes nor delivers. What becomes
-of them is decided by whoever opened the block.
+of them is decided by whoever opened the block. A block that is over takes no more: what
+its tasks and threads publish later is no part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
 from types import MappingProxyType
@@ -15,7 +17,7 @@ from typing import Any
 
 from eventbus._receipt import Receipt
 
-__all__ = ["Deferred", "deferring"]
+__all__ = ["Block", "Deferred", "in_common", "keep", "let_go", "open_block", "or_let_go", "unheard"]
 
 # Which blocks stand around the code here, by bus.
 deferring: ContextVar[Mapping[Any, Deferred]] = ContextVar(
@@ -30,29 +32,67 @@ class Deferred:
     Args:
         publish: Publishes them, in this thread.
         apublish: Publishes them, in this task.
-        is_logged: They are in the log already.
+        outer: The block around this one.
+        is_logged: They are in the log already, but those that are due later.
+
+    Attributes:
+        is_over: Whether the block has ended.
+        root: The outermost block around it, or itself.
     """
 
     def __init__(
         self,
         publish: Callable[[Deferred], object],
         apublish: Callable[[Deferred], Awaitable[object]],
+        outer: Deferred | None = None,
         *,
         is_logged: bool = False,
     ) -> None:
         self.is_logged = is_logged
+        self.is_over = False
+        self.root: Deferred = self if outer is None else outer.root
+        self._outer = outer
         self._publish = publish
         self._apublish = apublish
         self._lock = Lock()
         self._receipts: list[Receipt] = []
 
-    def add(self, receipt: Receipt) -> None:
+    @property
+    def open(self) -> Deferred | None:
         """
-        Let a publish wait.
+        The innermost block that has not ended: this one, or one around it.
         """
-        receipt.postponed = self
+        block: Deferred | None = self
+        while block is not None and block.is_over:
+            block = block._outer
+        return block
+
+    @property
+    def first(self) -> Receipt | None:
+        """
+        What has waited longest.
+        """
+        return next(iter(self._receipts), None)
+
+    @property
+    def waiting(self) -> Sequence[Receipt]:
+        """
+        What waits, in order.
+        """
         with self._lock:
-            self._receipts.append(receipt)
+            return tuple(self._receipts)
+
+    def add(self, *receipts: Receipt) -> bool:
+        """
+        Let publishes wait; ``False``: the block is over.
+        """
+        with self._lock:
+            if self.is_over:
+                return False
+            for receipt in receipts:
+                receipt.postponed = self
+            self._receipts += receipts
+        return True
 
     def cancel(self, receipt: Receipt) -> bool:
         """
@@ -67,11 +107,26 @@ class Deferred:
 
     def take_all(self) -> list[Receipt]:
         """
-        Return what has waited; it waits no more.
+        End, and return what has waited; it waits no more.
         """
         with self._lock:
+            self.is_over = True
             receipts, self._receipts = self._receipts, []
         return receipts
+
+    def leave(self) -> bool:
+        """
+        Leave what waits to the block around; ``False``: there is none, or it has ended.
+        """
+        if self._outer is None or self._outer.open is None:
+            return False
+        receipts = self.take_all()
+        outer: Deferred | None = self._outer
+        while outer is not None and not outer.add(*receipts):
+            outer = outer.open
+        if outer is None:
+            self._receipts = receipts  # pragma: no cover - it has ended in this moment
+        return outer is not None
 
     def publish(self) -> None:
         """
@@ -85,12 +140,73 @@ class Deferred:
         """
         await self._apublish(self)
 
-    def drop(self) -> None:
+    def drop(self) -> int:
         """
-        Publish nothing of it.
+        Publish nothing of it; return how much that is.
         """
-        for receipt in self.take_all():
+        receipts = self.take_all()
+        for receipt in receipts:
             let_go(receipt)
+        return len(receipts)
+
+
+class Block:
+    """
+    What `EventBus.deferred` opens.
+
+    Args:
+        bus: Whose publishes wait.
+        make: Makes what they wait in, given the block around.
+    """
+
+    def __init__(self, bus: object, make: Callable[[Deferred | None], Deferred]) -> None:
+        self._bus = bus
+        self._make = make
+        self._entered: list[tuple[Deferred, Mapping[Any, Deferred]]] = []
+
+    def __enter__(self) -> Deferred:
+        around = deferring.get()
+        deferred = self._make(open_block(self._bus))
+        self._entered.append((deferred, around))
+        deferring.set({**around, self._bus: deferred})
+        return deferred
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if (deferred := self._to_be_published(kind)) is not None:
+            deferred.publish()
+
+    async def __aenter__(self) -> Deferred:
+        return self.__enter__()
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        if (deferred := self._to_be_published(kind)) is not None:
+            await deferred.apublish()
+
+    def _to_be_published(self, kind: object) -> Deferred | None:
+        deferred, around = self._entered.pop()
+        # A generator may be closed in another context than the one in which it was begun.
+        if deferring.get().get(self._bus) is deferred:
+            deferring.set(around)
+        if kind is None:
+            return None if deferred.leave() else deferred
+        dropped = deferred.drop()
+        if dropped and kind is GeneratorExit:  # which nobody hears of
+            import logging  # late: for start-up time
+
+            logging.getLogger("eventbus").warning(
+                "%d publishes are dropped: the generator with their deferred() block was closed "
+                "inside of it",
+                dropped,
+            )
+        return None
+
+
+def open_block(bus: object) -> Deferred | None:
+    """
+    Return the innermost block of *bus* around the code here that has not ended.
+    """
+    block = deferring.get().get(bus)
+    return None if block is None else block.open
 
 
 def let_go(receipt: Receipt) -> None:
@@ -98,6 +214,73 @@ def let_go(receipt: Receipt) -> None:
     Free the publisher's key of an event that is not published.
     """
     receipt.postponed, receipt.finished = None, True
-    free = (receipt.options or {}).get("free")
+    free = (receipt.options or {}).pop("free", None)
     if free is not None:
         free()
+
+
+def keep(receipt: Receipt) -> None:
+    """
+    Record the publisher's key of an event that is stored as used.
+    """
+    do = (receipt.options or {}).pop("keep", None)
+    if do is not None:
+        do()
+
+
+@contextmanager
+def or_let_go(receipts: Iterable[Receipt]) -> Generator[None]:
+    """
+    Publish none of *receipts* if the block raises.
+
+    What interrupts it does not say what came of it: then a key is held until its lease ends.
+    """
+    try:
+        yield
+    except Exception:
+        for receipt in receipts:
+            if not receipt.cancel():
+                let_go(receipt)
+        raise
+
+
+@contextmanager
+def unheard(name: str) -> Generator[None]:
+    """
+    Log what is raised after the commit of a handler's transaction: it has not failed any more.
+    """
+    try:
+        yield
+    except Exception:
+        import logging  # late: for start-up time
+
+        logging.getLogger("eventbus").exception(
+            "what %s has published, in its transaction, failed", name
+        )
+
+
+def in_common(receipts: Sequence[Receipt]) -> Mapping[str, Any]:
+    """
+    Return what is asked of the log for all of *receipts*: the version of a stream.
+
+    Raises:
+        TypeError: Only some ask for it.
+        ValueError: What they ask for cannot be true of one stream.
+    """
+    asked = [(each.options or {}).get("expected_version") for each in receipts]
+    given = [each for each in asked if each is not None]
+    if not given:
+        return {}
+    if len(given) < len(asked):
+        raise TypeError("expected_version= in bus.deferred() is given to all events, or to none")
+    before = first = given[0]
+    for position, version in enumerate(given):
+        # Each may count those before it, as it would outside, or be part of a batch.
+        if version not in {before, first + position}:
+            raise ValueError(
+                f"expected_version={version} in bus.deferred() cannot be: the block begins at "
+                f"{first}, and {position} of its events come before. Give {first + position}, "
+                f"or one stream a block of its own."
+            )
+        before = version
+    return {"expected_version": first}

@@ -7,20 +7,21 @@ is due later is published by the handlers there are then, with the facts of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from eventbus._abort import running_loop
-from eventbus._deferred import Deferred, deferring
+from eventbus._deferred import Block, Deferred, in_common, keep, let_go, open_block, or_let_go
 from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch
 from eventbus._envelope import here
 from eventbus._furniture import logger
 from eventbus._postponed import Postponed, moment_of
 from eventbus._publisher import refuse_loop
-from eventbus._receipt import Receipt
+from eventbus._receipt import Receipt, lender
 from eventbus._redriving import Redriving
 from eventbus._route import Route
-from eventbus._storing import lender
 from eventbus._verdict import Trial
 from eventbus._write_off import write_off
 from eventbus.errors import UncommittedError
@@ -31,6 +32,7 @@ __all__ = ["Delaying"]
 _STORED = frozenset({"connection", "expected_version"})
 
 Options = Mapping[str, Any]
+Batch = Sequence[tuple[object, Route, Options]]
 Prepared = Iterator[tuple[Receipt, Route]]
 
 
@@ -48,8 +50,10 @@ class Delaying(Redriving):
     # -- now: the twins --------------------------------------------------------------------
 
     def _run(self, receipt: Receipt, route: Route) -> Receipt:
-        if receipt.finished or receipt.is_scheduled or not route.calls:
-            receipt.finished = not receipt.is_scheduled
+        if receipt.finished or receipt.postponed is not None:
+            return receipt
+        if not route.calls:
+            receipt.finished = True
             return receipt
         token = here.set(receipt)
         try:
@@ -80,7 +84,7 @@ class Delaying(Redriving):
         One that is due later is finished with for now.
         """
         receipt = self._begin(event, route, options)
-        if receipt.finished or receipt.is_scheduled:
+        if receipt.finished or receipt.postponed is not None:
             return receipt
         if self._logs(route):
             self._append([receipt], options)
@@ -102,45 +106,82 @@ class Delaying(Redriving):
         """
         Announce a publish; one that a transaction is not committed for waits for that.
         """
-        is_nested = receipt.parent is not None and self._log is not None
-        if is_nested and (of := lender(receipt)) is not None:
-            if of.afterwards is None:
-                of.afterwards = Deferred(
-                    self._publish_deferred, self._apublish_deferred, is_logged=True
-                )
-            of.afterwards.add(receipt)
-        else:
+        afterwards = None if receipt.parent is None else self._afterwards(receipt)
+        if afterwards is None or not afterwards.add(receipt):
             self._publisher.announce(receipt, route)
 
-    def _begin(self, event: object, route: Route, options: Mapping[str, Any]) -> Receipt:
+    def _afterwards(self, receipt: Receipt) -> Deferred | None:
+        """
+        Return what waits for the commit of the transaction that *receipt* is published in.
+        """
+        of = None if self._log is None else lender(receipt)
+        if of is None:
+            return None
+        if of.afterwards is None or of.afterwards.is_over:  # over: that of another attempt
+            of.afterwards = Deferred(
+                self._publish_deferred, self._apublish_deferred, is_logged=True
+            )
+        afterwards: Deferred = of.afterwards
+        return afterwards
+
+    def _begin(self, event: object, route: Route, options: Options) -> Receipt:
         if not (options or self._defers):
             return self._publisher.begin(event, route, options)
         moment = moment_of(options, self._furniture.clock)
-        if moment is None and (options.keys() & _STORED):
-            self._check_stored(route, options)
-        block = deferring.get().get(self) if self._defers and moment is None else None
-        if moment is None and (block is None or options.get("connection") is not None):
+        self._check_stored(route, options)
+        is_joined = options.get("connection") is not None
+        block = None if is_joined or not self._defers else open_block(self)
+        if moment is None and block is None:
             stored = self._logs(route)
             return self._publisher.begin(event, route, options, is_stored_next=stored)
-        receipt = self._publisher.begin(event, self._routes.nobody(type(event)), options)
-        if not receipt.finished:
+        nobody = self._routes.nobody(type(event))
+        receipt = self._publisher.begin(event, nobody, options, is_to_wait=True)
+        if moment is not None:
+            assert receipt.options is not None  # there is a delay
+            receipt.options["due"] = moment
+        if block is None:
+            self._postpone(receipt)
+        elif self._publisher.keys.set_aside(receipt, block.root):
+            self._check_stream(block, receipt)
             receipt.envelope  # noqa: B018 - made now: it tells of this call
-            if moment is None:
-                assert block is not None
-                block.add(receipt)
-            else:
-                receipt.postponed = postponed = self._those_postponed()
-                postponed.add(receipt, moment)
+            if not block.add(receipt):  # pragma: no cover - it has ended in this moment
+                let_go(receipt)
+                return self._begin(event, route, options)
         return receipt
+
+    def _check_stream(self, block: Deferred, receipt: Receipt) -> None:
+        """
+        Refuse what asks for a version that the stream cannot have at the end of the block.
+        """
+        both = [each for each in (block.first, receipt) if each is not None]
+        if any((each.options or {}).get("expected_version") is not None for each in both):
+            with or_let_go([receipt]):
+                in_common([each for each in (*block.waiting, receipt) if self._is_stored(each)])
+
+    def _is_stored(self, receipt: Receipt) -> bool:
+        """
+        Whether a publish that waits for the end of a block is stored then.
+        """
+        is_logged = self._log is not None and receipt.route.declaration.logged
+        return is_logged and not _is_for_later(receipt)
 
     def _check_stored(self, route: Route, options: Options) -> None:
         """
         Refuse options of the log where there is none, and what could not wait for a commit.
         """
+        asked = sorted(each for each in _STORED if options.get(each) is not None)
+        if not asked:
+            return
         if not self._logs(route):
             raise TypeError(
-                f"{', '.join(sorted(options.keys() & _STORED))}= is for events that are logged, "
+                f"{', '.join(asked)}= is for events that are logged, "
                 f"and {route.name} is not: the bus has no store, or it is declared logged=False"
+            )
+        if options.get("delay") is not None or options.get("at") is not None:
+            raise TypeError(
+                f"{', '.join(asked)}= is about what is stored now, and with delay= or at= "
+                f"{route.name} is stored when it is due. Publish it without; with bus.deferred() "
+                f"around your transaction it is scheduled after the commit, or not at all."
             )
         if options.get("connection") is None or not route.subscriptions:
             return
@@ -151,7 +192,7 @@ class Delaying(Redriving):
             f"as with bus.deferred() does around it."
         )
 
-    def _prepare_all(self, batch: Sequence[tuple[object, Route, Options]]) -> Prepared:
+    def _prepare_all(self, batch: Batch) -> Prepared:
         """
         Go through the receipts of a batch; what belongs into the log is there before.
         """
@@ -159,21 +200,32 @@ class Delaying(Redriving):
             for event, route, options in batch:
                 yield self._prepare(event, route, options), route
             return
-        begun = [(self._begin(*each), each[1]) for each in batch]
-        if logged := self._to_be_logged(begun):
-            self._append(logged, batch[0][2])
+        with self._begun(batch) as begun:
+            if logged := self._to_be_logged(begun):
+                self._append(logged, batch[0][2])
         yield from self._announced(begun)
 
-    async def _aprepare_all(self, batch: Sequence[tuple[object, Route, Options]]) -> Prepared:
+    async def _aprepare_all(self, batch: Batch) -> Prepared:
         """
         Do as `_prepare_all`, while the event loop goes on.
         """
         if self._log is None:
             return self._prepare_all(batch)
-        begun = [(self._begin(*each), each[1]) for each in batch]
-        if logged := self._to_be_logged(begun):
-            await self._aappend(logged, batch[0][2])
+        with self._begun(batch) as begun:
+            if logged := self._to_be_logged(begun):
+                await self._aappend(logged, batch[0][2])
         return self._announced(begun)
+
+    @contextmanager
+    def _begun(self, batch: Batch) -> Generator[list[tuple[Receipt, Route]]]:
+        """
+        Begin all publishes of a batch; if one cannot be, or the block raises, none is.
+        """
+        begun = list[tuple[Receipt, Route]]()
+        with or_let_go(receipt for receipt, _ in begun):
+            for event, route, options in batch:
+                begun.append((self._begin(event, route, options), route))
+            yield begun
 
     def _to_be_logged(self, begun: Iterable[tuple[Receipt, Route]]) -> list[Receipt]:
         return [
@@ -204,31 +256,69 @@ class Delaying(Redriving):
         if not bus._defers:
             bus._defers = True
             bus._routes.reset(is_plain=False)
-        return Block(bus, Deferred(bus._publish_deferred, bus._apublish_deferred))
+        return Block(bus, partial(Deferred, bus._publish_deferred, bus._apublish_deferred))
 
     def _publish_deferred(self, deferred: Deferred) -> None:
-        begun = self._taken_up(deferred)
-        if running_loop() is not None:
-            for _, route in begun:
-                refuse_loop(route)
+        with self._taken_up(deferred, blocking=running_loop() is not None) as (begun, logged):
+            if logged:
+                self._append(logged, in_common(logged))
         with self._publisher.concluding() as receipts:
-            if not deferred.is_logged and (logged := self._to_be_logged(begun)):
-                self._append(logged, _in_common(logged))
             for receipt, route in self._announced(begun):
                 receipts.append(self._run(receipt, route))
 
     async def _apublish_deferred(self, deferred: Deferred) -> None:
-        begun = self._taken_up(deferred)
+        with self._taken_up(deferred, blocking=False) as (begun, logged):
+            if logged:
+                await self._aappend(logged, in_common(logged))
         with self._publisher.concluding() as receipts:
-            if not deferred.is_logged and (logged := self._to_be_logged(begun)):
-                await self._aappend(logged, _in_common(logged))
             for receipt, route in self._announced(begun):
                 receipts.append(await self._arun(receipt, route))
 
-    def _taken_up(self, deferred: Deferred) -> list[tuple[Receipt, Route]]:
-        return [(receipt, self._set_out(receipt)) for receipt in deferred.take_all()]
+    @contextmanager
+    def _taken_up(
+        self, deferred: Deferred, *, blocking: bool
+    ) -> Generator[tuple[list[tuple[Receipt, Route]], list[Receipt]]]:
+        """
+        Yield what is to be published now, and what of it is to be stored before.
+
+        Its keys are asked for now. What is due later is scheduled after the block.
+        """
+        waiting, is_logged = deferred.take_all(), deferred.is_logged
+        with or_let_go([] if is_logged else waiting):
+            begun = [(each, self._set_out(each)) for each in waiting if not _is_for_later(each)]
+            for _, route in begun if blocking else ():
+                refuse_loop(route)
+            for receipt, route in begun:
+                if is_logged:
+                    keep(receipt)
+                else:
+                    self._publisher.keys.claim(receipt, is_stored_next=self._logs(route))
+            yield begun, [] if is_logged else self._to_be_logged(begun)
+        for receipt in filter(_is_for_later, waiting):
+            self._postpone(receipt)
 
     # -- later -------------------------------------------------------------------------------
+
+    def _is_due(self, options: Options) -> bool:
+        """
+        Whether a publish with these options is one of now.
+        """
+        return moment_of(options, self._furniture.clock) is None
+
+    def _postpone(self, receipt: Receipt) -> None:
+        """
+        Let a publish wait for its moment, or first for the commit that it depends on.
+        """
+        keys, afterwards = self._publisher.keys, self._afterwards(receipt)
+        if afterwards is not None and keys.set_aside(receipt, afterwards):
+            receipt.envelope  # noqa: B018 - made now: it tells of this call
+            if afterwards.add(receipt):  # pragma: no branch - it has ended in this moment
+                return
+        if not receipt.finished and keys.set_aside(receipt):
+            receipt.envelope  # noqa: B018 - made now
+            assert receipt.options is not None  # there is a delay
+            receipt.postponed = postponed = self._those_postponed()
+            postponed.add(receipt, receipt.options["due"])
 
     def _those_postponed(self) -> Postponed:
         with self._lock:
@@ -251,9 +341,13 @@ class Delaying(Redriving):
         Call the handlers there are now; a failure nobody else hears of is logged.
         """
         try:
-            route = self._set_out(receipt)
-            if self._logs(route):
-                self._append([receipt], {})
+            with or_let_go([receipt]):
+                route = self._set_out(receipt)
+                stored = self._logs(route)
+                if not self._publisher.keys.claim(receipt, is_stored_next=stored):
+                    return
+                if stored:
+                    self._append([receipt], {})
             self._publisher.announce(receipt, route)
             self._publisher.conclude(self._run(receipt, route))
         except (Exception, SystemExit):
@@ -264,9 +358,13 @@ class Delaying(Redriving):
         Call the handlers there are now; a failure nobody else hears of is logged.
         """
         try:
-            route = self._set_out(receipt)
-            if self._logs(route):
-                await self._aappend([receipt], {})
+            with or_let_go([receipt]):
+                route = self._set_out(receipt)
+                stored = self._logs(route)
+                if not self._publisher.keys.claim(receipt, is_stored_next=stored):
+                    return
+                if stored:
+                    await self._aappend([receipt], {})
             self._publisher.announce(receipt, route)
             self._publisher.conclude(await self._arun(receipt, route))
         except (Exception, SystemExit):
@@ -281,63 +379,15 @@ class Delaying(Redriving):
         """
         Keep what is not published any more as dead letters of those who would have got it.
         """
-        receipt.postponed, receipt.finished = None, True
+        let_go(receipt)
         happened: object = receipt.event
         for subscription in self._registry.matching(type(happened)):
             trial = Trial(receipt, number=0, is_queued=True)
             write_off(self._furniture, subscription.name, trial, "undelivered")
 
 
-class Block:
-    """
-    What `EventBus.deferred` opens.
-
-    Args:
-        bus: Whose publishes wait.
-        deferred: Where they wait.
-    """
-
-    def __init__(self, bus: Delaying, deferred: Deferred) -> None:
-        self._bus = bus
-        self._deferred = deferred
-        self._around: Mapping[Any, Deferred] = {}
-
-    def __enter__(self) -> Deferred:
-        self._around = around = deferring.get()
-        deferring.set({**around, self._bus: self._deferred})
-        return self._deferred
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._is_to_be_published(kind):
-            self._deferred.publish()
-
-    async def __aenter__(self) -> Deferred:
-        return self.__enter__()
-
-    async def __aexit__(self, kind: object, *_: object) -> None:
-        if self._is_to_be_published(kind):
-            await self._deferred.apublish()
-
-    def _is_to_be_published(self, kind: object) -> bool:
-        deferring.set(self._around)
-        outer = self._around.get(self._bus)
-        if kind is not None:
-            self._deferred.drop()
-        elif outer is not None:
-            for receipt in self._deferred.take_all():
-                outer.add(receipt)
-        return kind is None and outer is None
-
-
-def _in_common(receipts: Sequence[Receipt]) -> Options:
-    """
-    Return what was asked of the log for all of *receipts*: the version of a stream.
-    """
-    asked = [(each.options or {}).get("expected_version") for each in receipts]
-    given = [each for each in asked if each is not None]
-    if given and len(given) < len(asked):
-        raise TypeError("expected_version= in bus.deferred() is given to all events, or to none")
-    return {"expected_version": given[0]} if given else {}
+def _is_for_later(receipt: Receipt) -> bool:
+    return "due" in (receipt.options or {})
 
 
 def _log(receipt: Receipt) -> None:

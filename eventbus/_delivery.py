@@ -66,6 +66,7 @@ class Delivery(Claims):
         Return what a dispatch calls for this subscription.
         """
         options, (call, acall) = self.options, self._policed()
+        is_bare = call is self._call and options.where is None
         if options.once:
             ticket = self.furniture.ticket(self.subscription)
             call, acall = self._once(call, ticket), self._once(acall, ticket)
@@ -73,7 +74,7 @@ class Delivery(Claims):
             call, acall = self._filtered(call), self._filtered(acall)
         if options.weak:
             call, acall = self._while_alive(call), self._while_alive(acall)
-        return Folded(call, acall, self._settle, self.fail)
+        return Folded(call, acall, self._settle, self.fail, buries=not is_bare)
 
     def _policed(self) -> tuple[AnyCall, AnyCall]:
         """
@@ -100,10 +101,10 @@ class Delivery(Claims):
             except IndexError:
                 return miss(self.counters, unqueued=unqueued)
             if not unqueued:
-                self.subscription.cancel()
+                self.subscription.end()
                 return call(event)
             result = call(event)  # first: a cancelled one's queue takes no more
-            self.subscription.cancel()
+            self.subscription.end()
             return result
 
         return once
@@ -128,7 +129,7 @@ class Delivery(Claims):
         def alive(event: Any) -> Any:
             handler = self.subscription.handler  # held until the call has returned
             if handler is None:
-                self.subscription.cancel()
+                self.subscription.end()
                 return miss(self.counters, unqueued=unqueued)
             return call(event)
 
@@ -229,7 +230,7 @@ class Delivery(Claims):
         Call once; return the seconds until the next attempt, if there is to be one.
         """
         clock = self.furniture.clock
-        began = clock.monotonic()
+        began = trial.called = clock.monotonic()
         try:
             if (result := self._call(event)) is not None:
                 self._settle(result)
@@ -272,7 +273,7 @@ class Delivery(Claims):
         Call once; return the seconds until the next attempt, if there is to be one.
         """
         clock = self.furniture.clock
-        began = clock.monotonic()
+        began = trial.called = clock.monotonic()
         try:
             if isawaitable(result := self._acall(event)):
                 await result

@@ -237,7 +237,8 @@ class Desk:
         Whether an alarm has to be set, for when the next job may be handed out.
         """
         has_to = bool(self._interval and self.ready) and not (self._is_ticking or self._is_paused)
-        has_to = has_to and self._can_come
+        # Who is lent comes from outside, whenever it is time.
+        has_to = has_to and (self._can_come or self.limit == 0)
         self._is_ticking = self._is_ticking or has_to
         return has_to
 

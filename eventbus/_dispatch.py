@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus._abort import as_failure, concerns_caller
 from eventbus._receipt import Receipt
-from eventbus._route import Route
+from eventbus._route import Route, miss
+from eventbus._subscription import Subscription
 
 if TYPE_CHECKING:
     import asyncio
@@ -103,7 +104,8 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
             else:
                 if isawaitable(result):
                     decided = partial(undecided.discard, position)
-                    task = asyncio.create_task(_guarded(result, fail, decided))
+                    passes = _passing(result, route.subscriptions[position])
+                    task = asyncio.create_task(_guarded(result, passes, fail, decided))
                     tasks[task] = result
                     continue
             undecided.discard(position)
@@ -116,11 +118,31 @@ async def adispatch_concurrently(receipt: Receipt, route: Route, walk: Iterator[
     receipt.failures = tuple(sorted(receipt.failures, key=lambda each: order[each.subscription]))
 
 
+def _passing(result: Any, subscription: Subscription) -> Callable[[], bool]:
+    """
+    Return what lets the event pass by if *subscription* is cancelled before *result* begins.
+    """
+    was_live = subscription.is_live  # not if its only call has ended it
+
+    def passes() -> bool:
+        is_over = was_live and not subscription.is_live and isinstance(result, CoroutineType)
+        if is_over:
+            result.close()
+            miss(subscription.counters, unqueued=int(subscription.is_queued))
+        return is_over
+
+    return passes
+
+
 async def _guarded(
-    result: Any, fail: Callable[[BaseException], None], decided: Callable[[], None]
+    result: Any,
+    passes: Callable[[], bool],
+    fail: Callable[[BaseException], None],
+    decided: Callable[[], None],
 ) -> None:
     try:
-        await result
+        if not passes():
+            await result
     except BaseException as error:
         fail(error)
     decided()

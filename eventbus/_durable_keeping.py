@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from eventbus._commitment import commitment_of
 from eventbus._consumer import Consumer
+from eventbus._deferred import unheard
 from eventbus._entry import Entry, LoggedReceipt
 from eventbus._envelope import here
 from eventbus._furniture import Furniture, logger
@@ -29,6 +30,7 @@ from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
 from eventbus.idempotency import Claim
+from eventbus.instrumentation import DeadLettered
 from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Handled
 from eventbus.retry import Attempt
@@ -85,7 +87,7 @@ class DurableDelivery(QueuedDelivery):
                 if (result := call(event)) is not None:
                     self._settle(result)
             if (afterwards := receipt.afterwards) is not None:
-                with self._unheard():
+                with unheard(self.name):
                     afterwards.publish()
 
         return transacted
@@ -97,7 +99,7 @@ class DurableDelivery(QueuedDelivery):
                 if isawaitable(result := call(event)):
                     await result
             if (afterwards := receipt.afterwards) is not None:
-                with self._unheard():
+                with unheard(self.name):
                     await afterwards.apublish()
 
         return transacted
@@ -108,9 +110,9 @@ class DurableDelivery(QueuedDelivery):
         Lend a connection; commit what is written with it together with the progress.
         """
         part, began = commitment_of(receipt), self.furniture.clock.monotonic()
-        is_the_handlers = False
+        is_the_handlers, is_redrive = False, not isinstance(receipt, LoggedReceipt)
         try:
-            with self.consumer.transaction() as transaction:
+            with self.consumer.transaction(is_redrive=is_redrive) as transaction:
                 part.begin(transaction)
                 receipt.connection = transaction.connection
                 try:
@@ -123,22 +125,13 @@ class DurableDelivery(QueuedDelivery):
         except BaseException as error:
             if not is_the_handlers:
                 part.is_lost(error)
+            receipt.connection = None  # what is dropped has nothing more to do with it
             if receipt.afterwards is not None:
                 receipt.afterwards.drop()
             raise
         finally:
             receipt.connection = None
         part.is_kept()
-
-    @contextmanager
-    def _unheard(self) -> Generator[None]:
-        """
-        Log what is raised after the commit: it is no failure of the handler any more.
-        """
-        try:
-            yield
-        except Exception:
-            logger().exception("what %s has published, in its transaction, failed", self.name)
 
     # -- what comes before a call, and after it ------------------------------------------------
 
@@ -285,12 +278,27 @@ class DurableDelivery(QueuedDelivery):
         """
         return self._kept(Trial(receipt, number=0, is_queued=True), HELD)
 
-    def count_kept(self, number: int) -> None:
+    def kept(self, receipt: LoggedReceipt, letter: KeptLetter) -> None:
         """
-        Count those that were kept so.
+        Count one that was kept so, and tell whoever observes.
         """
-        self.counters.failed += number
-        self.counters.dead_lettered += number
+        self.counters.failed += 1
+        self._tell(receipt, letter)
+
+    def _tell(self, receipt: Receipt, letter: KeptLetter) -> None:
+        """
+        Count a letter whose event never came to its handler, and tell whoever observes.
+        """
+        self.counters.dead_lettered += 1
+        if self.furniture.observers:
+            self.furniture.notify(
+                DeadLettered(
+                    envelope=receipt.envelope,
+                    subscription=self.name,
+                    letter_id=letter.id,
+                    reason=letter.reason,
+                )
+            )
 
     def uncount(self, number: int) -> None:
         """
@@ -326,8 +334,9 @@ class DurableDelivery(QueuedDelivery):
         assert trial is not None
         self.let_go(trial)
         if self.consumer.hands_out:
-            self.consumer.dead(_entry(job.receipt), self._kept(trial, reason))
-            self.counters.dead_lettered += 1
+            entry, letter = _entry(job.receipt), self._kept(trial, reason)
+            self.consumer.dead(entry, letter)
+            self._tell(job.receipt, letter)
 
     # -- what the reader asks ------------------------------------------------------------------
 

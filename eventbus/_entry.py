@@ -20,7 +20,7 @@ from eventbus._receipt import Receipt
 from eventbus._stored_letters import failures_from_json
 from eventbus._verdict import Trial
 from eventbus.event_log import Record
-from eventbus.progress import Pending
+from eventbus.progress import Handled, Pending
 
 __all__ = ["Entry", "LoggedReceipt", "entry_of", "logged_receipt", "readied", "seconds_until"]
 
@@ -44,6 +44,7 @@ class Entry:
         is_asleep: It was begun, and waits for another event with its idempotency key.
         is_stored: The store knows it as finished, by its handler's own transaction.
         is_unstored: The store did not take what its handler had written.
+        handled: What is to be remembered of its success.
         trial: Its attempts, once it was admitted.
         key: What orders it, or ``None``.
         record: The event as it is stored, once it was read.
@@ -65,6 +66,7 @@ class Entry:
     is_asleep: bool = False
     is_stored: bool = False
     is_unstored: bool = False
+    handled: Handled | None = None
     trial: Trial | None = None
     key: str | None = None
     record: Record | None = None

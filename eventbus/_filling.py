@@ -84,7 +84,8 @@ class Filling(Hearing):
                 self._dead_end = error
                 return False
             case "quarantine":
-                self.delivery.unreadable(self._reader.unread(entry, error), error)
+                receipt = self._reader.unread(entry, error)  # first: it makes the delivery
+                self.delivery.unreadable(receipt, error)
             case _:  # skip
                 logger().warning("%s passes record %s by: %s", self.name, entry.offset, error)
         assert record is not None
@@ -102,9 +103,12 @@ class Filling(Hearing):
         logger().error("%s has stopped, for it cannot go on: %s", self.name, error, exc_info=error)
 
     def _count_unread(self) -> int:
-        if not self.hands_out:
+        if self.hands_out:
+            return max(0, self._store.log.last_offset() - self._books.position)
+        if self.state not in ("standby", "stopped"):
             return 0
-        return max(0, self._store.log.last_offset() - self._books.position)
+        # Nobody here will look at them, and they are not handled.
+        return max(0, self._store.progress.position(self.name).lag - self.queue.depth().pending)
 
     # -- choosing what is next -----------------------------------------------------------------
 

@@ -33,11 +33,13 @@ class Declared:
         name: What its position and its version are kept under.
         version: The version of what it builds, from 1.
         tables: The script that makes its tables; empty where its state is in memory.
+        partial: Whether it may be built from what is left of a pruned log.
     """
 
     name: str
     version: int
     tables: str
+    partial: bool
 
 
 def declared_of(state: object) -> Declared:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from eventbus.errors import SubscriptionBusyError
+from eventbus.errors import LeaseLostError, SubscriptionBusyError
 from eventbus.event_log import EventLog
 
 __all__ = ["Follower"]
@@ -98,9 +98,13 @@ class Follower:
         if isinstance(error, SubscriptionBusyError):
             self._sleep(_STANDBY)
             return _FIRST_PAUSE
-        if is_new:
-            import logging  # late: for start-up time
+        import logging  # late: for start-up time
 
+        if isinstance(error, LeaseLostError):  # this process stood still for longer
+            logging.getLogger("eventbus").warning(
+                "projection %s is brought on by somebody else now: %s", self._name, error
+            )
+        elif is_new:
             logging.getLogger("eventbus").error(
                 "projection %s has stopped, and will try again", self._name, exc_info=error
             )

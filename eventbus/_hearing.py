@@ -59,9 +59,9 @@ class Handles(Protocol):
         """
         ...
 
-    def count_kept(self, number: int) -> None:
+    def kept(self, receipt: LoggedReceipt, letter: KeptLetter) -> None:
         """
-        Count those that were kept so.
+        Count one that was kept so, and tell whoever observes.
         """
         ...
 
@@ -87,7 +87,7 @@ class Hearing:
         is_quiet: Nobody takes turns by himself: what is known is written at once.
 
     Attributes:
-        delivery: What decides on its events.
+        delivery: What decides on its events; there is none before the first receipt.
         state: What it does: ``standby``: somebody else consumes it.
         why: Why it has stopped.
         has_more: The log may have more than was read.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from eventbus._event import refuse_no_event
+from eventbus._event import declaration_of, refuse_no_event
 from eventbus._job import Depth
 from eventbus._registry import Registry
 from eventbus._routing import Router
@@ -31,7 +31,7 @@ __all__ = [
 @attrs.frozen(kw_only=True)
 class HandlerTime:
     """
-    Time spent in a handler, over its successful attempts.
+    Time spent in a handler, over its attempts, those that failed among them.
 
     Attributes:
         count: How many attempts were measured.
@@ -221,9 +221,16 @@ class Explanation:
         return f"{'✓' if self.called else '✗'} {self.subscription}: {self.reason}"
 
 
-def explain(event: object, registry: Registry) -> tuple[Explanation, ...]:
+def explain(
+    event: object, registry: Registry, *, is_closed: bool = False
+) -> tuple[Explanation, ...]:
     """
     Say of each subscription whether it would be called: callees in order, then the rest.
+
+    Args:
+        event: What would be published.
+        registry: Where the subscriptions are.
+        is_closed: The bus of the registry takes no more events.
 
     Raises:
         NotAnEventError: Publishing it would be refused.
@@ -232,18 +239,24 @@ def explain(event: object, registry: Registry) -> tuple[Explanation, ...]:
     matching = registry.matching(type(event))
     met = set(matching)
     return (
-        *(_explain_match(event, each) for each in matching),
+        *(_explain_match(event, each, is_closed=is_closed) for each in matching),
         *(_explain_other(event, each) for each in registry if each not in met),
     )
 
 
-def _explain_match(event: object, subscription: Subscription) -> Explanation:
+def _explain_match(event: object, subscription: Subscription, *, is_closed: bool) -> Explanation:
     options = subscription.options
     rule = f"subscribed to {spelled(subscription.event_types)}"
     rule += ", from the log" if subscription.is_durable else ""
+    rule += ", in its queue" if subscription.is_queued else ""
+    rule += ", once it is resumed" if subscription.is_paused else ""
     refusal = None
-    if subscription.handler is None:
+    if is_closed:
+        refusal = "the bus is closed"
+    elif subscription.handler is None:
         refusal = "its handler was held weakly and is gone"
+    elif subscription.is_durable and not declaration_of(type(event)).logged:
+        refusal = "it takes its events from the log, and this one is declared with logged=False"
     elif options.where is not None:
         refusal = _asked(options.where, event)
     if refusal is None and options.idempotency_key is not None:

@@ -9,6 +9,7 @@ queue is closed.
 from __future__ import annotations
 
 import threading
+import types
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -17,13 +18,15 @@ from typing import Any, cast
 
 from eventbus import _process
 from eventbus._abort import running_loop
+from eventbus._entanglement import entangled, waiting_for, workers_behind
 from eventbus._envelope import here
-from eventbus._job import Job, Relief, Worker
+from eventbus._job import Job, QueuedReceipt, Relief, Worker
 from eventbus._queue import Queue
-from eventbus._receipt import Receipt, ancestry
+from eventbus._receipt import Receipt
+from eventbus._route import Route
 from eventbus.errors import BusClosedError, QueueFullError
 
-__all__ = ["Intake", "call_soon"]
+__all__ = ["Intake", "call_soon", "give_way"]
 
 _here = here.get
 _new = cast("Any", tuple).__new__
@@ -61,6 +64,49 @@ class Intake(Queue):
         How many events it has not been told of; only a log knows of such.
         """
         return 0
+
+    @property
+    def is_ordered(self) -> bool:
+        """
+        Whether events are asked for a key of the subscription's own.
+        """
+        return self._read_key is not None
+
+    def post(self, event: Any, route: Route) -> Receipt | None:
+        """
+        Publish an event that goes nowhere but here, and has no key.
+
+        No handler is called before it returns, so nothing has to show, in the context, that
+        a publish is under way.
+
+        Returns:
+            The receipt; ``None``, and nothing done, where there is no room.
+        """
+        # Of publishers that come at the same moment, each may find the last place free.
+        if len(self.ready) + self._backlog.aside >= self._capacity:
+            return None
+        job: Any = QueuedReceipt()
+        job.event = event
+        job.route = route
+        if (parent := _here()) is not None:
+            job.parent = parent
+            route.publisher.descend(job, parent)
+        # First fetched, then called: in one, Python 3.11 looks for a method on the class each time.
+        now = self._now
+        job.context, job.since = copy_context(), now()
+        route.published += 1
+        self.ready.append(job)
+        if self.wants and not self.attend(job):
+            self._turn_away(job)
+            route.publisher.conclude(job)
+        return job  # type: ignore[no-any-return]
+
+    def _turn_away(self, job: Job) -> None:
+        token = here.set(job.receipt)
+        try:
+            self._refuse_closed(job)
+        finally:
+            here.reset(token)
 
     # The twins repeat each other: a call of a function in common would cost a tenth.
 
@@ -178,39 +224,41 @@ class Intake(Queue):
     # -- waiting for room: the twins -----------------------------------------------------------
 
     def _wait_for_room(self, job: Job) -> None:
-        own, is_late = self._whose(job, threading.current_thread()), False
-        while not self.offer(job):
-            if self.relief is not None and self.relief.relieve(self):
-                continue
-            if (why := self._why_not_wait(own, awaits=False)) is not None:
-                return self._refuse(job, why)
-            turn = threading.Lock()
-            turn.acquire()
-            with self._queueing_up(turn.release, own, is_late=is_late) as must_wait:
-                if must_wait:
-                    turn.acquire()
-            is_late = True
+        own, is_late = workers_behind(self, job, threading.current_thread()), False
+        with waiting_for(self, own):
+            while not self.offer(job):
+                if self.relief is not None and self.relief.relieve(self):
+                    continue
+                if (why := self._why_not_wait(own, awaits=False)) is not None:
+                    return self._refuse(job, why)
+                turn = threading.Lock()
+                turn.acquire()
+                with self._queueing_up(turn.release, own, is_late=is_late) as must_wait:
+                    if must_wait:
+                        turn.acquire()
+                is_late = True
 
     async def _awaiting_room(self, job: Job) -> None:
         import asyncio  # late: whoever awaits has it loaded already
 
         loop = asyncio.get_running_loop()
-        own, is_late = self._whose(job, asyncio.current_task()), False
-        while not self.offer(job):
-            if self.relief is not None and await self.relief.arelieve(self):
-                continue
-            if (why := self._why_not_wait(own, awaits=True)) is not None:
-                return self._refuse(job, why)
-            room = asyncio.Event()
-            turn = partial(call_soon, loop, room.set)
-            with self._queueing_up(turn, own, is_late=is_late) as must_wait:
-                if must_wait:
-                    await room.wait()
-            is_late = True
+        own, is_late = workers_behind(self, job, asyncio.current_task()), False
+        with waiting_for(self, own):
+            while not self.offer(job):
+                if self.relief is not None and await self.relief.arelieve(self):
+                    continue
+                if (why := self._why_not_wait(own, awaits=True)) is not None:
+                    return self._refuse(job, why)
+                room = asyncio.Event()
+                turn = partial(call_soon, loop, room.set)
+                with self._queueing_up(turn, own, is_late=is_late) as must_wait:
+                    if must_wait:
+                        await room.wait()
+                is_late = True
 
     @contextmanager
     def _queueing_up(
-        self, turn: Callable[[], None], own: Worker | None, *, is_late: bool
+        self, turn: Callable[[], None], own: list[Worker], *, is_late: bool
     ) -> Generator[bool]:
         """
         Have *turn* called when there is room, unless there is already.
@@ -222,19 +270,14 @@ class Intake(Queue):
             (self._blocked.appendleft if is_late else self._blocked.append)(turn)
             self._flag()
             # A worker that takes a job from here on sees that somebody waits.
-            must_wait = self._is_full and not self._is_sealed and not self._is_entangled(own)
+            must_wait = self._is_full and not self._is_sealed and not (own and entangled(self))
             if not must_wait:
                 self._blocked.remove(turn)
-            elif own is not None:
-                own.waits_for_room = True
         try:
             yield must_wait
         except BaseException:
             self._leave(turn)
             raise
-        finally:
-            if own is not None:
-                own.waits_for_room = False
 
     def _leave(self, turn: Callable[[], None]) -> None:
         with self._lock:
@@ -247,27 +290,20 @@ class Intake(Queue):
         for call in calls:
             call()
 
-    def _whose(self, job: Job, who: object) -> Worker | None:
+    @property
+    def is_full(self) -> bool:
         """
-        Return the worker of this queue whose handler published *job*, if one did.
+        Whether there is no room.
         """
-        causes = list(ancestry(job.receipt.parent))
-        for worker, in_hand in self.staff.in_hand().items():
-            if worker.who is who or in_hand.receipt in causes:
-                return worker
-        return None
+        return self._is_full
 
-    def _is_entangled(self, own: Worker | None) -> bool:
-        """
-        Whether all workers would wait for room here, which none of them could then make.
-        """
-        waiting = sum(each.waits_for_room for each in self.staff if each is not own)
-        return own is not None and waiting + 1 >= max(self.limit, 1)
-
-    def _why_not_wait(self, own: Worker | None, *, awaits: bool) -> str | None:
+    def _why_not_wait(self, own: list[Worker], *, awaits: bool) -> str | None:
         if self._is_sealed:
             return ""
-        if self._is_entangled(own):
+        if own and (others := entangled(self)[1:]):
+            names = ", ".join(each.name for each in others)
+            return f"It was published by handlers of {names}, and each would wait for the other."
+        if own and entangled(self):
             return "Its own handlers published it, and would wait for themselves."
         if self.limit == 0:
             return "Nobody handles any meanwhile: let it take more (capacity=), or settle first."
@@ -283,6 +319,14 @@ class Intake(Queue):
             self._refuse_closed(job)
         else:
             self._refuse_full(job, why)
+
+
+@types.coroutine
+def give_way() -> Generator[None]:
+    """
+    Let the loop's other tasks run once.
+    """
+    yield  # what asyncio does for `asyncio.sleep(0)`
 
 
 def call_soon(loop: Any, call: Callable[[], None]) -> None:

@@ -14,14 +14,16 @@ import threading
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from eventbus._abort import running_loop
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
 from eventbus._intake import Intake
-from eventbus._job import Job, Later, Worker
+from eventbus._job import Job, Later, QueuedReceipt, Worker
 from eventbus._receipt import Receipt
 from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["QueuedDelivery"]
 
-_here = here.get
+# Bound once: to look it up on each coroutine takes longer than to call it.
+_steps_of: Any = vars(CoroutineType)["__await__"]
 
 
 class QueuedDelivery(Delivery):
@@ -73,7 +76,9 @@ class QueuedDelivery(Delivery):
         Return what a dispatch calls for this subscription: the way into the queue.
         """
         self.queue.keeper = self
-        return super().fold()
+        folded, declared = super().fold(), self.queue.is_ordered
+        is_bare = folded.call == self.queue.put and not declared
+        return attrs.evolve(folded, post=self.queue.post if is_bare else None, buries=True)
 
     def _policed(self) -> tuple[Any, Any]:
         return self.queue.put, self.queue.aput
@@ -84,19 +89,23 @@ class QueuedDelivery(Delivery):
         """
         Handle a job in this thread; return what is still to do about it.
         """
-        trial, began, receipt = None, 0.0, job.receipt
-        if _here() is not receipt:
-            here.set(receipt)
-        if receipt.sealed is None:
-            receipt.since = job.since  # an envelope made from here on tells of the publish
+        trial, began = None, 0.0
+        receipt: Any = job
+        if type(receipt) is not QueuedReceipt:
+            receipt = job.receipt
+            if receipt.sealed is None:
+                receipt.since = job.since  # an envelope made from here on tells of the publish
+        here.set(receipt)
         # Observers may have come since this was folded.
         if self._asks or job.trial is not None or self.furniture.observers:
             admitted = self._admitted(job, worker)
             if not isinstance(admitted, Trial):
                 return admitted
             trial, began = admitted, self.furniture.clock.monotonic()
+            trial.called = began
         try:
-            if (result := self._call(job.event)) is not None:
+            call = self._call  # fetched first: an attribute that is called is found more slowly
+            if (result := call(job.event)) is not None:
                 self._settle(result)
         except self._caught as error:
             failure = error
@@ -119,21 +128,26 @@ class QueuedDelivery(Delivery):
 
         A handler that comes to its end without a wait is spared a coroutine around it.
         """
-        trial, began, receipt = None, 0.0, job.receipt
-        if _here() is not receipt:
-            here.set(receipt)
-        if receipt.sealed is None:
-            receipt.since = job.since  # an envelope made from here on tells of the publish
+        trial, began = None, 0.0
+        receipt: Any = job
+        if type(receipt) is not QueuedReceipt:
+            receipt = job.receipt
+            if receipt.sealed is None:
+                receipt.since = job.since  # an envelope made from here on tells of the publish
+        here.set(receipt)
         if self._asks or job.trial is not None or self.furniture.observers:
             admitted = self._admitted(job, worker)
             if not isinstance(admitted, Trial):
                 return admitted
             trial, began = admitted, self.furniture.clock.monotonic()
+            trial.called = began
         try:
-            result = self._acall(job.event)
+            acall = self._acall
+            result = acall(job.event)
             if type(result) is CoroutineType:
-                steps = cast("Any", result).__await__()
-                if (waits_for := next(steps, _OVER)) is not _OVER:
+                # A loop that takes one step at most: it is told of the end without an exception.
+                steps: Any = _steps_of(result)
+                for waits_for in steps:
                     return self._awaited(_Begun(steps, waits_for), trial, began, job, worker)
             elif isawaitable(result):
                 return self._awaited(result, trial, began, job, worker)
@@ -227,7 +241,7 @@ class QueuedDelivery(Delivery):
         """
         Let the publish know that its event was not accepted.
         """
-        if isinstance(error, BusClosedError) and not self.subscription.is_active:
+        if isinstance(error, BusClosedError) and not self.subscription.is_live:
             return miss(self.counters, unqueued=1)  # cancelled while this publish came to it
         receipt.unqueued += 1
         self.bury(Trial(receipt, number=0), error)
@@ -243,9 +257,6 @@ class QueuedDelivery(Delivery):
             trial.number -= 1
             self.let_go(trial)
         write_off(self.furniture, self.name, trial, reason)
-
-
-_OVER: Any = object()
 
 
 class _Begun:

@@ -38,7 +38,8 @@ class LogQueue(Intake):
     Attributes:
         owes: Tells whether the log, or who keeps account of it, has something to do.
         aside: Tells how many events were read and have not come here.
-        unread_in_log: Tells how many records nobody has looked at.
+        unread_in_log: Tells how many records nobody has looked at; while nothing is handed
+            out here, how many are not finished.
         go_on: Has the log consumed again, if that has stopped.
     """
 

@@ -15,7 +15,7 @@ from eventbus._event import declared_as
 from eventbus._records import Unreadable
 from eventbus._subscription import Subscription
 from eventbus.codec import Codec
-from eventbus.errors import StoreCorruptError, UnknownEventError
+from eventbus.errors import DecodeError, StoreCorruptError, UnknownEventError
 from eventbus.event_log import EventLog, Record
 
 __all__ = ["LogReader"]
@@ -91,11 +91,11 @@ class LogReader:
         source = (record.name, record.version)
         wanted = self._wanted.get(source)
         if wanted is None:
-            wanted = self._wanted[source] = self._wants(*source)
+            wanted = self._wanted[source] = self._wants(record)
         return wanted
 
-    def _wants(self, name: str, version: int) -> bool:
-        types = self._subscription.event_types
+    def _wants(self, record: Record) -> bool:
+        name, version, types = record.name, record.version, self._subscription.event_types
         cls = self._codec.class_of(name, version)
         if cls is None:
             # Declared here, perhaps, and not known to the codec: nobody has asked for it yet.
@@ -106,12 +106,22 @@ class LogReader:
             self._codec.know(*wanted)
             cls = self._codec.class_of(name, version)
         if cls is None:
-            reason = f"no class is known by the name {name!r} in version {version}"
-            raise UnknownEventError(
-                f"{reason}, so it may be {self._subscription.name}'s business. Import the module "
-                f"that declares it; if it has another name now, @upcast({name!r}, ...)",
-                name=name,
-                version=version,
-                reason=reason,
-            )
+            raise self._why_unknown(record)
         return issubclass(cls, types)
+
+    def _why_unknown(self, record: Record) -> DecodeError:
+        name, version = record.name, record.version
+        try:
+            self._codec.decode(name, version, record.payload)
+        except UnknownEventError:
+            pass  # of what may be done about it, more is known here
+        except DecodeError as error:
+            return error  # its name is known, and the codec says what is wrong
+        reason = f"no class is known by the name {name!r} in version {version}"
+        return UnknownEventError(
+            f"{reason}, so it may be {self._subscription.name}'s business. Import the module "
+            f"that declares it; if it has another name now, @upcast({name!r}, ...)",
+            name=name,
+            version=version,
+            reason=reason,
+        )

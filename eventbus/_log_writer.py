@@ -8,15 +8,18 @@ is refused before anything is stored. Nothing here delivers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from eventbus._envelope import stamp
 from eventbus._receipt import Receipt
 from eventbus._records import record_of
 from eventbus.codec import Codec
-from eventbus.event_log import EventLog, Record
+from eventbus.event_log import EventLog
 
 __all__ = ["LogWriter"]
+
+_envelope_of = attrgetter("envelope")
 
 
 class LogWriter:
@@ -46,16 +49,19 @@ class LogWriter:
             EncodeError, ConcurrencyError, DuplicateEventError, StoreError: None is.
         """
         try:
-            records = self._records(receipts)
+            envelopes = list(map(_envelope_of, receipts))
             offsets = self._log.append(
-                records, expected_version=expected_version, connection=connection
+                [record_of(each, self._codec) for each in envelopes],
+                expected_version=expected_version,
+                connection=connection,
             )
-            for receipt, offset in zip(receipts, offsets, strict=True):
-                stamp(receipt.envelope, offset or None)
+            for envelope, offset in zip(envelopes, offsets, strict=True):
+                stamp(envelope, offset or None)
         except BaseException:
             _call(receipts, "free")
             raise
-        _call(receipts, "keep")
+        if connection is None:  # else it is not stored before the commit
+            _call(receipts, "keep")
 
     async def aappend(
         self, receipts: Sequence[Receipt], *, expected_version: int | None = None
@@ -66,17 +72,17 @@ class LogWriter:
         Cancelled, it may have written them or not.
         """
         try:
-            records = self._records(receipts)
-            offsets = await self._log.aappend(records, expected_version=expected_version)
-            for receipt, offset in zip(receipts, offsets, strict=True):
-                stamp(receipt.envelope, offset or None)
+            envelopes = list(map(_envelope_of, receipts))
+            offsets = await self._log.aappend(
+                [record_of(each, self._codec) for each in envelopes],
+                expected_version=expected_version,
+            )
+            for envelope, offset in zip(envelopes, offsets, strict=True):
+                stamp(envelope, offset or None)
         except Exception:
             _call(receipts, "free")
             raise
         _call(receipts, "keep")
-
-    def _records(self, receipts: Sequence[Receipt]) -> list[Record]:
-        return [record_of(receipt.envelope, self._codec) for receipt in receipts]
 
 
 def _call(receipts: Sequence[Receipt], what: str) -> None:
@@ -84,6 +90,5 @@ def _call(receipts: Sequence[Receipt], what: str) -> None:
     Free the publishers' keys of events that were not stored, or keep those of stored ones.
     """
     for receipt in receipts:
-        do = (receipt.options or {}).get(what)
-        if do is not None:
+        if receipt.options and (do := receipt.options.pop(what, None)) is not None:
             do()

@@ -53,6 +53,11 @@ def _start(instance: object, attribute: attrs.Attribute[Any], value: object) -> 
             raise ValueError(
                 f"start={value!r} has no time zone; datetime.now(timezone.utc) has one"
             )
+        if value > datetime.now(value.tzinfo):
+            raise ValueError(
+                f"start={value!r} is yet to come, and a subscription begins with the next event at "
+                f"the latest: start='now'. Have its filter leave out what comes too early"
+            )
     elif not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(
             f"start of Durable() is 'now', 'origin', an offset or a time, not {value!r}"
@@ -123,7 +128,7 @@ class Durable:
     Attributes:
         start: Where a subscription begins that the store does not know yet: with the next
             event, the first one, the one after an offset, or the first one at or after an
-            instant.
+            instant that has passed.
         workers: How many events may be handled at once; 1 or more.
         ordered_by: As with `Queued`.
         on_dead_letter: What happens to later events once one was given up on.
@@ -135,6 +140,9 @@ class Durable:
             dead letter of it, ``"skip"`` passes it by, and ``"raise"`` stops there.
         lease: For how long nobody else may take over when this process is not heard of any
             more, in seconds. It is renewed three times as often.
+        history: Keep of each event when it was handled and how long that took, for
+            ``python -m eventbus STORE trace ID``, until the event is pruned. It is one more
+            row in the store for each.
 
     Raises:
         ValueError, TypeError: An argument is out of its range.
@@ -148,6 +156,7 @@ class Durable:
     on_dead_letter: OnDeadLetter = attrs.field(default="continue", validator=_one_of(OnDeadLetter))
     unreadable: Unreadable = attrs.field(default="quarantine", validator=_one_of(Unreadable))
     lease: float = attrs.field(default=15.0, validator=_seconds)
+    history: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.on_dead_letter == "hold_key" and self.ordered_by is not None:

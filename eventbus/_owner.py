@@ -23,9 +23,12 @@ def owner() -> str:
 def is_gone(text: str) -> bool:
     """
     Whether the process of that name is known not to run any more.
+
+    What follows the name, as one of several that a process goes by, says nothing of it.
     """
     place, _, process = text.rpartition(" pid ")
-    number, _, life = process.partition(" ")
+    number, _, rest = process.partition(" ")
+    life = rest.partition(" ")[0]
     if os.name != "posix" or place != _place() or not number.isdecimal():
         return False
     if int(number) == os.getpid():

@@ -149,16 +149,18 @@ class Run:
         subscription: str = "",
         taken: int | None = None,
         without: Collection[int] = (),
-        tick: Callable[[], object] = lambda: None,
+        dead: Collection[int] = (),
+        tick: Callable[[], object] | None = None,
         **options: Unpack[ReplayOptions],
     ) -> None:
         self._store, self._codec = store, codec
-        self._subscription, self._without, self._tick = subscription, without, tick
+        self._subscription, self._tick = subscription, tick
+        self._without, self._dead = without, dead
         self._options = options
         self._clock = options.get("clock") or SystemClock()
         self._sieve = Sieve(codec, options.get("event_types", (object,)), unknown=True)
         self._tell = options.get("progress") or untold
-        self._delivered = self._unreadable = 0
+        self._delivered = self._unreadable = self._left_out = 0
         after, last = bounds(store.log, options.get("from_", 0), options.get("until"))
         self._after, self._last = after, last if taken is None else max(after, min(last, taken))
         self._offset = self._after
@@ -169,16 +171,17 @@ class Run:
             reset()
         self._tell(self.report())
         step = max(1, (self._last - self._after) // 100)
-        told = self._after
+        due = self._after + step
         for record in self._records():
-            self._tick()
+            if self._tick is not None:
+                self._tick()
             envelope = self._envelope(record)
             if envelope is not None:
                 yield envelope
                 self._delivered += 1
             self._offset = record.offset
-            if self._offset - told >= step and self._offset < self._last:
-                told = self._offset
+            if due <= self._offset < self._last:
+                due = self._offset + step
                 self._tell(self.report())
         self._offset = self._last
         self._tell(self.report())
@@ -192,10 +195,11 @@ class Run:
         )
 
     def _envelope(self, record: Record) -> Envelope[Any] | None:
-        if record.offset in self._without:
+        if record.offset in self._dead:
+            self._left_out += 1
             return None
         try:
-            if not self._sieve.lets_through(record):
+            if record.offset in self._without or not self._sieve.lets_through(record):
                 return None
             return read_envelope(record, self._codec, is_replay=True)
         except Exception as error:
@@ -248,4 +252,5 @@ class Run:
             offset=self._offset,
             delivered=self._delivered,
             unreadable=self._unreadable,
+            dead_letters=self._left_out,
         )

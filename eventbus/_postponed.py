@@ -18,6 +18,7 @@ from typing import Any
 from eventbus import _process
 from eventbus._alarms import Alarms
 from eventbus._clock import Clock
+from eventbus._deferred import let_go
 from eventbus._intake import Intake
 from eventbus._job import Job, Later, Worker
 from eventbus._mode import Queued
@@ -130,9 +131,7 @@ class Postponed:
         if stop is None:
             return False
         stop()
-        receipt.postponed = None
-        if (free := (receipt.options or {}).get("free")) is not None:
-            free()
+        let_go(receipt)
         return True
 
     def give_up(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -19,13 +18,13 @@ import attrs
 from eventbus._envelope import NO_HEADERS, Draft, Envelope, here
 from eventbus._event import Declaration
 from eventbus._furniture import Furniture, logger
+from eventbus._publisher_keys import PublisherKeys
 from eventbus._receipt import Failure, Receipt, ancestry, begin, raise_failures
 from eventbus._route import Route
 from eventbus._verdict import cycle_at_limit
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import BusClosedError, RunningLoopError
-from eventbus.idempotency import Claim, IdempotencyStore
-from eventbus.instrumentation import Duplicate, Published, Unhandled
+from eventbus.instrumentation import Published, Unhandled
 
 __all__ = ["PublishOptions", "Publisher", "refuse_loop"]
 
@@ -56,17 +55,6 @@ class PublishOptions(TypedDict, total=False):
 _KNOWN = frozenset(PublishOptions.__annotations__)
 
 
-@attrs.frozen(eq=False, repr=False, weakref_slot=False)
-class KnownId:
-    """
-    The id of an event that need not be alive for it.
-
-    It cannot be referenced weakly, and so a store keeps it as long as the key.
-    """
-
-    id: str
-
-
 @attrs.define(eq=False, repr=False, kw_only=True)
 class Publisher:
     """
@@ -78,8 +66,8 @@ class Publisher:
         is_eager: Make the envelope before the first handler is called.
         max_depth: How deep publishes may be nested.
         raises: Raise failures once all handlers have run.
-        duplicates: How many events the publisher's own key turned away.
         is_closing: Only what handlers publish is still taken.
+        keys: The publishers' own keys.
     """
 
     furniture: Furniture
@@ -87,16 +75,18 @@ class Publisher:
     is_eager: bool
     max_depth: int
     raises: bool
-    duplicates: int = 0
     is_closing: bool = False
+    keys: PublisherKeys = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: PublisherKeys(self.furniture), takes_self=True),
+    )
 
     def announce(self, receipt: Receipt, route: Route) -> None:
         """
         Tell the observers, and count: from here on the event is under way.
         """
         if self.furniture.observers:
-            names = tuple(each.name for each in route.subscriptions)
-            self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=names))
+            self.furniture.notify(Published(envelope=receipt.envelope, subscriptions=route.names))
         # Last: what is counted is called, or counted as missed.
         route.published += 1
 
@@ -107,9 +97,12 @@ class Publisher:
         options: Mapping[str, Any],
         *,
         is_stored_next: bool = False,
+        is_to_wait: bool = False,
     ) -> Receipt:
         """
         Return a receipt with its options, and the publisher's key held, if it has one.
+
+        The key of a publish *is_to_wait*, for its block's end or its moment, is not asked for.
 
         Raises:
             PublishCycleError: It is nested deeper than the bus allows.
@@ -126,8 +119,10 @@ class Publisher:
             )
         if options or self.headers is not None:
             receipt.options = self._checked(options, route)
-        if options.get("idempotency_key") is not None and not self._claimed(
-            receipt, route, is_stored_next=is_stored_next
+        if (
+            options.get("idempotency_key") is not None
+            and not is_to_wait
+            and not self.keys.claim(receipt, is_stored_next=is_stored_next)
         ):
             return receipt
         if self.is_eager:
@@ -202,9 +197,10 @@ class Publisher:
         Raises:
             HandlerErrors: Some failed, on a bus with ``errors="raise"``.
         """
-        self.settle(receipt)
-        if self.raises and receipt.failures:
-            receipt.raise_for_failures()
+        if receipt.failures or self.furniture.observers:  # spares the call where it does nothing
+            self.settle(receipt)
+            if self.raises:
+                receipt.raise_for_failures()
         return receipt
 
     @contextmanager
@@ -261,54 +257,6 @@ class Publisher:
         headers = _merged(self.headers and self.headers(), options.get("headers"), route)
         return {**options, "headers": headers}
 
-    def _claimed(self, receipt: Receipt, route: Route, *, is_stored_next: bool) -> bool:
-        """
-        Hold the publisher's key; ``False`` for a duplicate.
-
-        The key counts as used from now on, or, where the event is stored next, from then
-        on: what dies in between has used no key. A failing handler frees it again.
-        """
-        furniture, options = self.furniture, receipt.options
-        assert options is not None
-        key, now = options["idempotency_key"], furniture.clock.monotonic()
-        known = KnownId(furniture.clock.new_id())
-        keys = _keys_within(options.get("connection"), furniture.idempotency)
-        claim = keys.claim(_scope(route), key, source=known, now=now)
-        if claim.state == "granted":
-            if is_stored_next and options.get("connection") is None:
-                options["keep"] = partial(self._keep, keys, claim, route)
-            else:
-                keys.complete(claim, now=now)
-            options.update(id=known.id, free=partial(self._free, keys, claim, route))
-            return True
-        options["id"] = claim.event_id
-        receipt.duplicate, receipt.duplicate_of = True, claim.event_id
-        receipt.missed, receipt.finished = len(route), True
-        receipt.unqueued = route.queued + route.durable
-        self.duplicates += 1
-        if furniture.observers:
-            furniture.notify(
-                Duplicate(
-                    envelope=receipt.envelope,
-                    subscription=None,
-                    key=key,
-                    first_id=claim.event_id,
-                )
-            )
-        return False
-
-    def _keep(self, keys: IdempotencyStore, claim: Claim, route: Route) -> None:
-        try:
-            keys.complete(claim, now=self.furniture.clock.monotonic())
-        except Exception:
-            logger().exception("the idempotency key of one %s is not recorded", route.name)
-
-    def _free(self, keys: IdempotencyStore, claim: Claim, route: Route) -> None:
-        try:
-            keys.release(claim)
-        except Exception:
-            logger().exception("the idempotency key of one %s is not released", route.name)
-
 
 def refuse_loop(route: Route) -> None:
     """
@@ -343,21 +291,6 @@ def _key(declaration: Declaration, event: object) -> str | None:
             "the key= of %s raised; the event goes on without a key", declaration.name
         )
         return None
-
-
-def _keys_within(connection: Any, keys: IdempotencyStore) -> IdempotencyStore:
-    """
-    Return *keys* as part of the transaction the event joins, if it joins one of theirs.
-    """
-    join: Callable[[Any], IdempotencyStore] | None = getattr(keys, "on", None)
-    return keys if connection is None or join is None else join(connection)
-
-
-def _scope(route: Route) -> str:
-    """
-    Name what a publisher's key is unique in: classes may have a name in common.
-    """
-    return f"publish {route.event_type.__module__}.{route.event_type.__qualname__}"
 
 
 def _merged(own: Any, given: Any, route: Route) -> Mapping[str, str]:

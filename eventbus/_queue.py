@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Literal
 
 from eventbus._desk import Desk
 from eventbus._job import Depth, Job, Worker
@@ -215,6 +216,19 @@ class Queue(Desk):
         """
         with self._lock:
             return any(worker.who is who for worker in self.staff.in_hand())
+
+    def find(self, event_id: str) -> Literal["waiting", "scheduled", "in hand"] | None:
+        """
+        Say where in the queue an event is, if it is.
+        """
+        with self._lock:
+            waiting, scheduled = self._backlog.waiting(), self._backlog.due_later()
+            in_hand = self.staff.in_hand().values()
+        if any(job.receipt.id == event_id for job in waiting):
+            return "waiting"
+        if any(job.receipt.id == event_id for job in scheduled):
+            return "scheduled"
+        return "in hand" if any(job.receipt.id == event_id for job in in_hand) else None
 
     def works_on(self, loop: object) -> bool:
         """

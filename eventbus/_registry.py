@@ -85,10 +85,14 @@ class Registry:
         with self.lock:
             if self._by_name.get(subscription.name) is not subscription:
                 return
-            subscription.is_active = False
+            subscription.is_live = False
             del self._by_name[subscription.name]
             for event_type in subscription.event_types:
-                self._by_type[event_type].pop(subscription, None)
+                others = self._by_type[event_type]
+                others.pop(subscription, None)
+                if not others:  # else a class made at run time would live as long as the bus
+                    del self._by_type[event_type]
+                    self._abstract.pop(event_type, None)
             self.changed(subscription)
 
     def changed(self, subscription: Subscription | None = None) -> None:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from eventbus._routing import Router
+from eventbus._subscription import Subscription
 
 __all__ = ["Replaceable"]
 
@@ -32,6 +33,8 @@ class Replaceable:
     _routes: Router
     _lock: Lock
     _stood_in = 0
+    # By name, what stands here for the subscriptions of a bus that this one stands in for.
+    _adopted: Mapping[str, Subscription] = MappingProxyType({})
 
     @property
     def _is_plain(self) -> bool:
@@ -63,3 +66,12 @@ class Replaceable:
             return self
         stand_in: Self = _stand_ins.get().get(self, self)
         return stand_in
+
+    def _meant_here(self, subscription: Subscription) -> Subscription | None:
+        """
+        Return what stands for *subscription* in this context, if anything does.
+        """
+        stand_in = self._stand_in()
+        if stand_in is self or not subscription.is_live:
+            return subscription
+        return stand_in._adopted.get(subscription.name)

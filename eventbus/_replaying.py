@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus._abort import running_loop
 from eventbus._attempt import acall_of, call_of, settle
+from eventbus._deferred import unheard
 from eventbus._delaying import Delaying
 from eventbus._envelope import Envelope, here
 from eventbus._mode import Durable
@@ -49,9 +50,10 @@ class Replaying(Delaying):
         """
         Call a durable subscription's handler again for what it has had before.
 
-        Its position does not move: what it has not finished comes afterwards, as ever.
-        Envelopes say ``is_replay``. A subscription that is not ``replayable`` stays
-        silent. Its ``reset`` hook is called once, before the first event.
+        Its position does not move: what it has not finished comes afterwards, as ever, and
+        what stands as a dead letter by a redrive. Envelopes say ``is_replay``. A subscription
+        that is not ``replayable`` stays silent. Its ``reset`` hook is called once, before the
+        first event.
 
         Args:
             subscription: The subscription or its name.
@@ -88,6 +90,9 @@ class Replaying(Delaying):
             with bus._visit(found, envelope, lease) as receipt:
                 if receipt is not None:
                     settle(call(envelope.event), found, loop)
+            if receipt is not None and receipt.afterwards is not None:
+                with unheard(found.name):
+                    receipt.afterwards.publish()
 
         with bus._shown(found, on_progress) as tell:
             options = bus._replay_options(found, from_, until, tell)
@@ -116,6 +121,9 @@ class Replaying(Delaying):
             with bus._visit(found, envelope, lease) as receipt:
                 if receipt is not None and isawaitable(result := call(envelope.event)):
                     await result
+            if receipt is not None and receipt.afterwards is not None:
+                with unheard(found.name):
+                    await receipt.afterwards.apublish()
 
         with bus._shown(found, on_progress) as tell:
             options = bus._replay_options(found, from_, until, tell)
@@ -168,11 +176,14 @@ class Replaying(Delaying):
         until: int | datetime | None,
         tell: Callable[[Replayed], object],
     ) -> ReplayOptions:
+        mode = subscription.options.delivery
+        assert isinstance(mode, Durable)  # as `_replayable` has seen
         return {
             "from_": from_,
             "until": until,
             "event_types": subscription.event_types,
             "reset": subscription.options.reset,
+            "unreadable": mode.unreadable,
             "progress": tell,
             "clock": self._furniture.clock,
         }
@@ -199,6 +210,11 @@ class Replaying(Delaying):
             with transaction as lent:
                 receipt.connection = None if lent is None else lent.connection
                 yield receipt
+        except BaseException:
+            receipt.connection = None  # what is dropped has nothing more to do with it
+            if receipt.afterwards is not None:
+                receipt.afterwards.drop()
+            raise
         finally:
             here.reset(token)
             receipt.connection = None

@@ -37,22 +37,44 @@ class Folded:
         acall: For `apublish`: may return a coroutine to be awaited.
         settle: Waits, in `publish`, for what *call* returned, if it can be awaited.
         fail: Gives the delivery up: what *call* raised ends here.
+        post: For a route to it alone: takes the event into its queue, and returns the
+            receipt of the publish; or ``None``, where there is more to it.
+        buries: Some failures end inside of *call*, and are in the receipt when it returns.
     """
 
     call: Call
     acall: Call
     settle: Callable[[Any], None]
     fail: Callable[[Receipt, Exception], None]
+    post: Callable[[Any, Any], Receipt | None] | None = None
+    buries: bool = False
 
 
 class Publisher(Protocol):
     """
     What a route knows of its bus.
+
+    Attributes:
+        raises: Failures are raised once all handlers have run.
     """
+
+    raises: bool
 
     def seal(self, receipt: Receipt, declaration: Declaration) -> Envelope[Any]:
         """
         Make the receipt's envelope, once.
+        """
+        ...
+
+    def descend(self, receipt: Receipt, parent: Receipt) -> None:
+        """
+        Note that *receipt*'s event is published by a handler of *parent*'s.
+        """
+        ...
+
+    def conclude(self, receipt: Receipt) -> Receipt:
+        """
+        Do what is due when all handlers are done.
         """
         ...
 
@@ -65,6 +87,12 @@ class Route:
     subscription is taken out of them by replacing its call, which costs the others
     nothing. They are never lengthened or shortened; a new subscription makes a new
     route.
+
+    Attributes:
+        plain: A publish has nothing to look at but the calls, and no loop is needed.
+        aplain: The same of `apublish`, which has a loop.
+        post: All there is to a publish, where one queue takes the event and nothing else
+            is asked; it may return ``None``, and then it is a publish like any other.
     """
 
     __slots__ = (
@@ -79,9 +107,11 @@ class Route:
         "ledger",
         "needs_loop",
         "plain",
+        "post",
         "published",
         "publisher",
         "queued",
+        "readers",
         "subscriptions",
         "unhandled",
     )
@@ -95,10 +125,11 @@ class Route:
         publisher: Publisher,
         plain: bool,
         ledger: Ledger,
-        durable: int = 0,
+        durable: tuple[Subscription, ...] = (),
     ) -> None:
         self.published = 0
-        self.durable = durable
+        self.readers = durable  # of the log, which has the events of this route
+        self.durable = len(durable)
         self.unhandled = 0
         self.ledger = ledger
         self.subscriptions = subscriptions
@@ -111,10 +142,12 @@ class Route:
         self.queued = len(subscriptions) - len(inline)
         self.needs_loop = next((each.name for each in inline if each.needs_loop), None)
         self.publisher = publisher
-        # Nothing to be looked at but the calls: in `apublish`; in `publish`, where no loop may
-        # run in the caller's thread if one is needed.
-        self.aplain = plain
-        self.plain = plain and self.needs_loop is None
+        alone = folded[0] if plain and len(folded) == 1 else None
+        self.post = alone.post if alone is not None and self.declaration.key is None else None
+        # Where failures are raised at the end, those that ended inside of a call are looked for.
+        plain = plain and not (publisher.raises and any(each.buries for each in folded))
+        self.aplain = plain and self.post is None
+        self.plain = self.aplain and self.needs_loop is None
 
     def __len__(self) -> int:
         return len(self.subscriptions)
@@ -126,6 +159,13 @@ class Route:
         """
         return self.declaration.name
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """
+        The names of the subscriptions it leads to: in order, and those that read the log.
+        """
+        return tuple([each.name for each in (*self.subscriptions, *self.readers)])
+
     def seal(self, receipt: Receipt) -> Envelope[Any]:
         """
         Make the receipt's envelope, once.
@@ -136,7 +176,7 @@ class Route:
         """
         Let whoever walks this route pass by *subscription* from now on.
         """
-        absent = _absent(subscription)
+        absent, self.post = _absent(subscription), None
         for position, each in enumerate(self.subscriptions):
             if each is subscription:
                 self.calls[position] = self.acalls[position] = absent

@@ -74,8 +74,9 @@ class Router:
             version, plain = self._registry.version, self._is_plain
             subscriptions = self._registry.matching(event_type)
             called = tuple(each for each in subscriptions if not each.is_durable)
-            durable = len(subscriptions) - len(called)  # they take it from the log
-            plain = plain and not (self.has_log and declaration_of(event_type).logged)
+            is_logged = self.has_log and declaration_of(event_type).logged
+            durable = tuple(each for each in subscriptions if is_logged and each.is_durable)
+            plain = plain and not is_logged
             route = self._route(event_type, called, plain=plain, durable=durable)
             if is_late:
                 return route
@@ -111,7 +112,7 @@ class Router:
         subscriptions: tuple[Subscription, ...],
         *,
         plain: bool,
-        durable: int = 0,
+        durable: tuple[Subscription, ...] = (),
     ) -> Route:
         return Route(
             event_type,
@@ -164,7 +165,7 @@ class Router:
             return
         self._folded.pop(subscription, None)
         for route in self._routes():
-            if subscription in route.subscriptions:
+            if subscription in route.subscriptions or subscription in route.readers:
                 route.drop_out(subscription)
                 if self.table.get(route.event_type) is route:
                     self.table.pop(route.event_type, None)

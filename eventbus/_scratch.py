@@ -16,7 +16,7 @@ from typing import Any, Self
 from eventbus._handler_connection import HandlerConnection
 from eventbus.errors import ProjectionError
 
-__all__ = ["Scratch", "note_version", "version_in"]
+__all__ = ["Scratch", "check_same", "note_version", "version_in"]
 
 _REGISTRY = """
     CREATE TABLE IF NOT EXISTS eventbus_projections (
@@ -75,6 +75,13 @@ class Scratch:
     def _refuse(self, why: str) -> None:
         raise ProjectionError(f"{self._name}: {why}", projection=self._name)
 
+    def names(self) -> list[str]:
+        """
+        Return the names of the tables and views.
+        """
+        made = self.connection.execute(_MADE).fetchall()
+        return [name for kind, name, _ in made if kind in {"table", "view"}]
+
     def swap_into(self, target: Any, owned: Collection[str]) -> list[str]:
         """
         Put the tables into the database of *target*, in its transaction.
@@ -91,7 +98,7 @@ class Scratch:
         """
         self.connection.take_back()
         made = self.connection.execute(_MADE).fetchall()
-        names = [name for kind, name, _ in made if kind in {"table", "view"}]
+        names = self.names()
         self._clear(target, names, owned)
         for _, name, sql in (each for each in made if each[0] == "table"):
             target.execute(sql)
@@ -144,6 +151,24 @@ def version_in(connection: Any, name: str) -> tuple[int | None, list[str]]:
     sql = "SELECT version, tables FROM eventbus_projections WHERE name = ?"
     row = connection.execute(sql, (name,)).fetchone()
     return (None, []) if row is None else (row[0], json.loads(row[1]))
+
+
+def check_same(name: str, script: str, owned: Collection[str]) -> None:
+    """
+    Refuse to go on in tables that are not those of the script.
+
+    Raises:
+        ProjectionError: They have other names: it was changed, or is another projection.
+    """
+    with Scratch(name, script) as scratch:
+        made = scratch.names()
+    if set(made) != set(owned):
+        raise ProjectionError(
+            f"{name} has the tables {', '.join(sorted(owned))} in the file, and its class makes "
+            f"{', '.join(sorted(made))}. If it was changed, raise its version=; if another "
+            f"projection has this name, give one of them another",
+            projection=name,
+        )
 
 
 def note_version(connection: Any, name: str, version: int, tables: list[str]) -> None:

@@ -26,6 +26,7 @@ __all__ = ["HandlerSignature", "event_types_of", "name_of", "read_signature"]
 
 _UNKNOWN = inspect.Parameter.empty
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_FUNCTIONS = (types.FunctionType, types.MethodType)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 # How `sqlite3.Connection` is written where only type checkers import it.
 _CONNECTION = re.compile(r"(sqlite3\.)?Connection")
@@ -292,7 +293,17 @@ def _without_partial(handler: Callable[..., object]) -> Any:
 def _has_flag(handler: Callable[..., object], *asks: Callable[[object], bool]) -> bool:
     target = _without_partial(handler)
     call = getattr(_class_of(target), "__call__", None)  # noqa: B004 - its nature, not presence
-    return any(ask(target) or ask(call) for ask in asks)
+    asked = [call] if _hides_its_nature(target) else [target, call]
+    return any(ask(each) for ask in asks for each in asked)
+
+
+def _hides_its_nature(target: Any) -> bool:
+    """
+    Tell a mock that was specified by a function, and does not know which kind it was.
+    """
+    pretends = isinstance(target, _FUNCTIONS) and _class_of(target) not in _FUNCTIONS
+    flags = getattr(getattr(target, "__code__", None), "co_flags", None)
+    return pretends and not isinstance(flags, int)
 
 
 def _makes_context_manager(handler: Callable[..., object]) -> bool:
@@ -344,11 +355,11 @@ def _namespaces(handler: Callable[..., object], words: set[str]) -> Iterator[dic
     while target is not None:
         if isinstance(target, functools.partial):
             target = target.func
-        elif isinstance(target, types.MethodType):
+        elif _class_of(target) is types.MethodType:
             it: Any = target.__self__
             owner = it if isinstance(it, type) else _class_of(it)
             target = target.__func__
-        elif isinstance(target, types.FunctionType | type):
+        elif _class_of(target) is types.FunctionType or isinstance(target, type):
             layers.append(target)
             target = getattr(target, "__wrapped__", None)
         elif hasattr(target, "__wrapped__"):

@@ -16,7 +16,7 @@ from eventbus._event import declaration_of
 from eventbus._insight import DurableStats
 from eventbus._mode import Durable
 from eventbus._options import refuse_option
-from eventbus._receipt import Receipt, ancestry
+from eventbus._receipt import Receipt, lender
 from eventbus._registry import Registry
 from eventbus._route import Route
 from eventbus._routing import Router
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eventbus.codec import Codec
     from eventbus.store import Store
 
-__all__ = ["Storing", "lender"]
+__all__ = ["Storing"]
 
 
 class Storing(Wiring):
@@ -99,6 +99,13 @@ class Storing(Wiring):
                 "delivery=Durable() is from the event log of the bus, and this one has none. Give "
                 'it a store: EventBus(store=SQLiteStore("app.db")).',
             )
+        if subscription.name.startswith("projection:"):
+            refuse_option(
+                "name",
+                subscription.name,
+                "what begins with 'projection:' is the place of a projection in the log: give "
+                "the subscription another name",
+            )
         _check_logged(subscription)
         taken = super()._take_in(subscription)
         try:
@@ -107,7 +114,7 @@ class Storing(Wiring):
             subscription.queue = queue
             consumers.add(subscription, self._consumer_for(subscription, mode, queue))
         except BaseException:
-            taken.cancel()
+            taken.end()
             raise
         return taken
 
@@ -196,16 +203,6 @@ class Storing(Wiring):
         if self._store is not None and self._consumers is not None:
             self._consumers.close()
             self._store.close()
-
-
-def lender(receipt: Receipt) -> Receipt | None:
-    """
-    Return the delivery that has lent its handler, who publishes here, a connection.
-    """
-    for each in ancestry(receipt.parent):
-        if each.connection is not None:
-            return each
-    return None
 
 
 def lent_to(receipts: Sequence[Receipt]) -> Any:

@@ -89,7 +89,6 @@ class Subscription:
         event_types: The classes whose events, and whose subclasses' events, reach it.
         options: Its policies.
         signature: What was read from the handler.
-        is_active: Until it is cancelled, by `cancel` or with a handler held weakly.
 
     .. versionadded:: 0.1
     """
@@ -100,9 +99,10 @@ class Subscription:
     signature: HandlerSignature
     get_handler: Callable[[], AnyHandler | None]
     counters: Counters = attrs.field(factory=Counters)
-    is_active: bool = True
+    is_live: bool = True
     sequence: int = 0
     retire: Callable[[Subscription], None] | None = None
+    meant_here: Callable[[Subscription], Subscription | None] | None = None
     queue: Pausable | None = None
     threads: Offload | None = None
 
@@ -127,12 +127,29 @@ class Subscription:
         """
         return isinstance(self.options.delivery, Durable)
 
+    def _meant(self) -> Subscription | None:
+        """
+        Return what is meant in this context.
+
+        Where another bus stands in for its own, that is what stands for it there, if any does.
+        """
+        return self if self.meant_here is None else self.meant_here(self)
+
+    @property
+    def is_active(self) -> bool:
+        """
+        Until it is cancelled, by `cancel` or with a handler held weakly.
+        """
+        meant = self._meant()
+        return meant is not None and meant.is_live
+
     @property
     def is_paused(self) -> bool:
         """
         Whether its queue hands out nothing, until `resume`.
         """
-        return self.queue is not None and self.queue.is_paused
+        meant = self._meant()
+        return meant is not None and meant.queue is not None and meant.queue.is_paused
 
     def pause(self) -> None:
         """
@@ -141,7 +158,8 @@ class Subscription:
         Raises:
             SubscriptionOptionError: It has no queue: an inline handler runs in the publish.
         """
-        self._own_queue("pause").pause()
+        if (meant := self._meant()) is not None:
+            meant._own_queue("pause").pause()
 
     def resume(self) -> None:
         """
@@ -150,7 +168,8 @@ class Subscription:
         Raises:
             SubscriptionOptionError: It has no queue.
         """
-        self._own_queue("resume").resume()
+        if (meant := self._meant()) is not None:
+            meant._own_queue("resume").resume()
 
     def _own_queue(self, verb: str) -> Pausable:
         if self.queue is None:
@@ -177,6 +196,13 @@ class Subscription:
 
         No publish begun after this returned reaches the handler, and none under way
         that has not come to it yet.
+        """
+        if (meant := self._meant()) is not None:
+            meant.end()
+
+    def end(self) -> None:
+        """
+        End this very subscription, whichever bus stands in for its own here.
         """
         if self.retire is not None:
             self.retire(self)
@@ -308,7 +334,7 @@ def _weakly(handler: AnyHandler, subscription: Subscription) -> Callable[[], Any
 
     def end(_: object) -> None:
         if (mine := found()) is not None:
-            mine.cancel()
+            mine.end()
 
     try:
         if isinstance(handler, types.MethodType):

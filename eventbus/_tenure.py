@@ -2,11 +2,17 @@
 The right to consume one subscription, as far as this process has it.
 
 Law: asks, renews and gives back; what is done with the right is decided elsewhere. A lease
-is taken over from somebody only if he is known to be gone, or was not heard of for as long
-as leases last: by this process's own clock, for the times in a lease are another's.
+is taken over from somebody only if he is known to be gone, or does not renew it though he
+could: for the time by which it has run out is another's, or was set forward, and nobody
+renews while a third program holds the file. So whoever finds a lease run out writes, too,
+and then gives its holder as long as healthy ones need.
 """
 
 from __future__ import annotations
+
+from threading import Lock
+
+import attrs
 
 from eventbus._clock import Clock
 from eventbus._furniture import logger
@@ -17,6 +23,7 @@ from eventbus.store import Store
 __all__ = ["Tenure"]
 
 _STANDBY = 1.0  # seconds between two questions whether a lease is free, at most
+_GRACE = 1.0  # seconds, beyond a third of a lease, in which healthy holders renew theirs
 
 
 class Tenure:
@@ -41,20 +48,23 @@ class Tenure:
         self._seconds = seconds
         self._store = store
         self._clock = clock
-        self._renew_at = self._ask_at = 0.0
-        self._seen: tuple[Lease | None, float] = (None, 0.0)
+        self._renew_at = self._ask_at = self._since = 0.0
+        self._seen: Lease | None = None
+        self._wrote_at: float | None = None
+        self._lock = Lock()  # held by who renews, while the lease is this one
 
     def renew(self, now: float) -> None:
         """
-        Let the lease run anew, if it is time.
+        Let the lease run anew, if it is time; from any thread.
 
         Raises:
             LeaseLostError: Somebody else has it by now.
         """
-        if self.lease is not None and now >= self._renew_at:
-            time, progress = self._clock.time(), self._store.progress
-            self.lease = progress.renew(self.lease, ttl=self._seconds, now=time)
-            self._renew_at = now + self._seconds / 3
+        with self._lock:
+            if self.lease is not None and now >= self._renew_at:
+                time, progress = self._clock.time(), self._store.progress
+                self.lease = progress.renew(self.lease, ttl=self._seconds, now=time)
+                self._renew_at = now + self._seconds / 3
 
     def ask(self, now: float) -> bool:
         """
@@ -65,36 +75,48 @@ class Tenure:
         self._ask_at = now + min(_STANDBY, self._seconds / 3)
         progress = self._store.progress
         holder = progress.position(self._name).lease
-        self.lease = progress.acquire(
-            self._name,
-            owner=owner(),
-            ttl=self._seconds,
-            now=self._clock.time(),
-            instead_of=holder if holder is not None and self._is_gone(holder, now) else None,
-        )
+        if holder is None or self._is_gone(holder, now):
+            self._renew_at = now + self._seconds / 3
+            self.lease = progress.acquire(
+                self._name,
+                owner=owner(),
+                ttl=self._seconds,
+                now=self._clock.time(),
+                instead_of=holder,
+            )
         if self.lease is None and not self.is_waiting:
             logger().info("%s is consumed by %s; this process stands by", self._name, holder)
         self.is_waiting = self.lease is None
-        self._renew_at = now + self._seconds / 3
         return self.lease is not None
 
     def _is_gone(self, holder: Lease, now: float) -> bool:
         if is_gone(holder.owner):
             return True
-        seen, since = self._seen
-        if seen != holder:
-            self._seen = (holder, now)
+        if holder != self._seen:
+            self._seen, self._since, self._wrote_at = holder, now, None
+        if self._clock.time() < holder.expires and now - self._since <= self._seconds:
             return False
-        return now - since > self._seconds
+        if self._wrote_at is None:
+            # It changes nothing, for nobody has that lease, and it waits as any write does.
+            self._store.progress.release(attrs.evolve(holder, token=-1))
+            self._wrote_at = self._clock.monotonic()
+        return now - self._wrote_at > self._seconds / 3 + _GRACE
 
     def give_back(self) -> None:
         """
         Let somebody else have it, at once if the store can be reached.
         """
-        lease, self.lease, self._ask_at = self.lease, None, 0.0
-        if lease is None:
+        if (lease := self.lose()) is None:
             return
         try:
             self._store.progress.release(lease)
         except Exception:
             logger().exception("the lease of %s is not given back; it ends by itself", self._name)
+
+    def lose(self) -> Lease | None:
+        """
+        Have it no more; return what was held.
+        """
+        with self._lock:
+            lease, self.lease, self._ask_at = self.lease, None, 0.0
+        return lease

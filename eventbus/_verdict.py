@@ -34,6 +34,7 @@ class Trial:
         key: The idempotency key, if any.
         claim: What holds the key.
         began: When the first attempt began, on the monotonic clock.
+        called: When the attempt under way began, where that is measured.
         number: The attempt under way, from 1; 0 when it never came to a call.
         stories: What became of the attempts before.
         is_queued: The publish is over: its receipt is not written on any more.
@@ -44,6 +45,7 @@ class Trial:
     key: str | None = None
     claim: Claim | None = None
     began: float = 0.0
+    called: float | None = None
     number: int = 1
     stories: tuple[AttemptFailure, ...] = ()
     is_queued: bool = False
@@ -103,6 +105,8 @@ class Verdict:
             Seconds to wait before the next attempt, or ``None``: that was the last.
         """
         furniture, now = self.furniture, self.furniture.clock.monotonic()
+        if furniture.timings and trial.called is not None:
+            self.counters.took(now - trial.called)
         delay = self._next_delay(Attempt(trial.number, error, now - trial.began), trial.receipt)
         if delay is None:
             self.bury(trial, error)

@@ -25,7 +25,14 @@ from eventbus._alarms import Alarms
 from eventbus._attempt import wrapped
 from eventbus._clock import Clock, SystemClock
 from eventbus._delivery import Delivery
-from eventbus._furnishing import codec_for, keys_in, letters_in
+from eventbus._furnishing import (
+    check_calls,
+    check_choices,
+    check_parts,
+    codec_for,
+    keys_in,
+    letters_in,
+)
 from eventbus._furniture import Furniture
 from eventbus._insight import DurableStats, Explanation, Stats, explain, stats_of
 from eventbus._intake import Intake
@@ -87,11 +94,9 @@ class Wiring(Replaceable):
         max_depth: int = 32,
         name: str = "eventbus",
     ) -> None:
-        _one_of("errors", errors, "collect", "raise")
-        _one_of("fanout", fanout, "sequential", "concurrent")
-        _one_of("envelopes", envelopes, "lazy", "eager")
-        if max_depth < 1:
-            raise ValueError(f"max_depth is at least 1, not {max_depth!r}")
+        check_choices(errors, fanout, envelopes, max_depth)
+        check_calls(wrap=wrap, headers=headers, observers=observers)
+        check_parts(clock, codec, dead_letters, idempotency, store)
         self.name = name
         codec = codec_for(store, codec)
         self._furniture = Furniture(
@@ -227,7 +232,7 @@ class Wiring(Replaceable):
                     made.append(self._subscribe(event_type, handler, options))
         except BaseException:
             for subscription in made:
-                subscription.cancel()
+                subscription.end()
             raise
         return tuple(made)
 
@@ -237,7 +242,7 @@ class Wiring(Replaceable):
         return self._take_in(make_subscription(given, handler, options))
 
     def _take_in(self, subscription: Subscription) -> Subscription:
-        subscription.retire = self._retire
+        subscription.retire, subscription.meant_here = self._retire, self._meant_here
         self._targets[subscription] = wrapped(subscription, self._hooks(subscription))
         if subscription.is_queued:
             subscription.queue = self._queues[subscription] = self._queue_for(subscription)
@@ -330,7 +335,9 @@ class Wiring(Replaceable):
         """
         Say, subscription by subscription, whether *event* would reach it, and why.
         """
-        return explain(event, self._stand_in()._registry)
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.explain(event)
+        return explain(event, self._registry, is_closed=self.is_closed)
 
     def stats(self) -> Stats:
         """
@@ -340,7 +347,7 @@ class Wiring(Replaceable):
         return stats_of(
             bus._registry,
             bus._routes,
-            duplicates=bus._publisher.duplicates,
+            duplicates=bus._publisher.keys.duplicates,
             timed=bus._furniture.timings,
             scheduled=0 if bus._postponed is None else len(bus._postponed),
             depths={each: queue.depth() for each, queue in list(bus._queues.items())},
@@ -384,6 +391,5 @@ class Wiring(Replaceable):
         return f"<EventBus {self.name!r}: {len(self.subscriptions)} subscriptions{state}>"
 
 
-def _one_of(option: str, value: object, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{option} is one of {', '.join(map(repr, allowed))}, not {value!r}")
+# As the error for a wrong argument names it.
+Wiring.__init__.__qualname__ = "EventBus.__init__"

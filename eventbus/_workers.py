@@ -22,8 +22,8 @@ from eventbus._abort import running_loop
 from eventbus._alarms import Alarms
 from eventbus._clock import Clock
 from eventbus._furniture import logger
-from eventbus._intake import Intake
-from eventbus._job import Job, Later, Worker
+from eventbus._intake import Intake, give_way
+from eventbus._job import Later, Worker, into_hand
 from eventbus._loop_thread import LoopThread
 from eventbus._mode import Queued
 from eventbus._queue import Queue
@@ -36,6 +36,8 @@ __all__ = ["Home", "awork_off", "in_context", "make_queue", "work_off"]
 
 # So many events handled without a wait, and a task lets the loop's other tasks run.
 _SPELL = 64
+# After so many it looks once more before it ends.
+_BUSY = 8
 
 
 def make_queue(
@@ -129,20 +131,23 @@ def work_off(queue: Queue, worker: Worker) -> None:
     """
     Handle what is ready, until nothing is.
     """
-    ready = queue.ready
+    job: Any
+    take = into_hand(worker, queue.ready)
     while (job := queue.turn(worker)) is not None:
         perform = queue.keeper.perform
         while True:
-            later = job.context.run(perform, job, worker)
+            # A copy: the context is the publisher's, and what it holds would hold the job.
+            later = job.context.copy().run(perform, job, worker)
             if later is not None:
                 queue.postpone(worker, later)
             worker.job = None
             if queue.is_eventful:
                 break
             try:
-                job = worker.job = ready.popleft()
+                take()
             except IndexError:
                 break
+            job = worker.job
             if queue.is_eventful and not queue.confirm(worker, job):
                 break
 
@@ -221,22 +226,24 @@ async def awork_off(queue: Queue, worker: Worker) -> None:
     """
     Handle what is ready, until nothing is.
     """
-    import asyncio  # late: whoever awaits has it loaded already
-
     ready, spell = queue.ready, 0
     while (job := queue.turn(worker)) is not None:
         # A keeper may spare what needs no wait the coroutine.
         begin = getattr(queue.keeper, "begin", queue.keeper.aperform)
         while True:
-            later = job.context.run(begin, job, worker)
-            if type(later) is CoroutineType:
-                await _finish(queue, worker, job, later)
-            elif later is not None:
-                queue.postpone(worker, later)
+            context = job.context.copy()
+            later: Any = context.run(begin, job, worker)
+            if later is not None:
+                if type(later) is CoroutineType:
+                    await _finish(queue, worker, context, later)
+                else:
+                    queue.postpone(worker, later)
             worker.job = None
-            if (spell := spell + 1) >= _SPELL:
+            if (spell := spell + 1) >= _SPELL or (spell >= _BUSY and not ready):
+                # Also where more may be coming: to end, and to be started again, costs as much
+                # as ten events.
                 spell = 0
-                await asyncio.sleep(0)
+                await give_way()
             if queue.is_eventful:
                 break
             try:
@@ -247,15 +254,13 @@ async def awork_off(queue: Queue, worker: Worker) -> None:
                 break
 
 
-async def _finish(
-    queue: Queue, worker: Worker, job: Job, rest: Coroutine[Any, Any, Later | None]
-) -> None:
+async def _finish(queue: Queue, worker: Worker, context: Context, rest: Any) -> None:
     """
     Await the rest of a job in its context.
     """
     import asyncio  # late: whoever awaits has it loaded already
 
-    if (later := await in_context(job.context, rest)) is not None:
+    if (later := await in_context(context, rest)) is not None:
         queue.postpone(worker, later)
     worker.job = None
     if worker.loop is not None and worker.who.cancelling():

@@ -145,11 +145,40 @@ def matcher(**filters: Unpack[Filters]) -> Callable[[DeadLetter], bool]:
     """
     if unknown := filters.keys() - _CONDITIONS.keys():
         raise TypeError(f"no filters: {sorted(unknown)}; there are {', '.join(_CONDITIONS)}")
-    for time in (filters.get("since"), filters.get("until")):
-        if time is not None and time.utcoffset() is None:
-            raise ValueError(f"{time!r} has no time zone; datetime.now(timezone.utc) has one")
-    given = {name: wanted for name, wanted in filters.items() if wanted is not None}
+    given: dict[str, Any] = {name: each for name, each in filters.items() if each is not None}
+    for name, wanted in given.items():
+        _check(name, wanted)
     return lambda letter: all(_CONDITIONS[name](letter, given[name]) for name in given)
+
+
+def _check(name: str, wanted: Any) -> None:
+    """
+    Refuse what no letter could meet, for it is no such thing.
+    """
+    match name:
+        case "event_type" if not _is_class(wanted):
+            raise TypeError(f"event_type= is a class of events, not {wanted!r}")
+        case "subscription" if not isinstance(wanted, str):
+            raise TypeError(f"subscription= is the name of one, not {wanted!r}")
+        case "error" if not (isinstance(wanted, str) or _is_class(wanted)):
+            raise TypeError(f"error= is an exception's class, or its name, not {wanted!r}")
+        case "reason" if wanted not in get_args(Reason):
+            reasons = ", ".join(map(repr, get_args(Reason)))
+            raise ValueError(f"reason= is one of {reasons}, not {wanted!r}")
+        case "since" | "until" if not isinstance(wanted, datetime):
+            raise TypeError(f"{name}= is a datetime with a time zone, not {wanted!r}")
+        case "since" | "until" if wanted.utcoffset() is None:
+            raise ValueError(f"{wanted!r} has no time zone; datetime.now(timezone.utc) has one")
+        case _:
+            pass
+
+
+def _is_class(wanted: Any) -> bool:
+    try:
+        isinstance(None, wanted)
+    except TypeError:
+        return False
+    return True
 
 
 class DeadLetters(Protocol):
@@ -353,6 +382,8 @@ class InMemoryDeadLetters:
     def _known(self, id: str) -> str:
         if id not in self._by_id:
             raise DeadLetterNotFoundError(
-                f"there is no dead letter {id!r}: it was redriven, discarded, dropped or never kept"
+                f"there is no dead letter {id!r}: it was redriven, discarded, dropped or never "
+                f"kept",
+                letter_id=id,
             )
         return id

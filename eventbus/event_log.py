@@ -220,8 +220,8 @@ class EventLog(Protocol):
             before: An offset: smaller ones go. A time: those before the first record of
                 that time or later.
 
-        What a subscription has not finished stays, with everything after it, and so does
-        the newest record.
+        What a subscription has not finished stays, with everything after it; so do the
+        events of keys that are held behind a dead letter, and the newest record.
         """
         ...
 

@@ -36,7 +36,8 @@ class Published:
 
     Attributes:
         envelope: The event and its facts.
-        subscriptions: The names of the subscriptions on its route, in order.
+        subscriptions: The names of the subscriptions it goes to: those on its route, in
+            order, and then the durable ones of this bus, which take it from the log.
 
     .. versionadded:: 0.1
     """
@@ -205,6 +206,8 @@ class Replayed:
         offset: The last one that was passed.
         delivered: How many events were delivered.
         unreadable: How many could not be read.
+        dead_letters: How many were left out, for they stand as dead letters of the
+            subscription: a redrive delivers them.
 
     .. versionadded:: 0.1
     """
@@ -215,6 +218,7 @@ class Replayed:
     offset: int
     delivered: int = 0
     unreadable: int = 0
+    dead_letters: int = 0
 
 
 Occurrence: TypeAlias = (

@@ -206,8 +206,9 @@ class KeptLetters(Protocol):
         """
         Ask for the right to redrive a letter; of all who ask, one gets it.
 
-        It ends with *ttl* seconds, or when the letter is replaced. Asking again as the
-        same owner renews it.
+        It ends with *ttl* seconds, when the letter is replaced, or with the process that
+        *owner* names, where that is known to be gone. Asking again as the same owner
+        renews it.
         """
         ...
 

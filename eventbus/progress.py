@@ -34,6 +34,7 @@ from eventbus.kept_letters import KeptLetter
 
 __all__ = [
     "Advance",
+    "Handled",
     "Lease",
     "Pending",
     "Position",
@@ -141,6 +142,26 @@ class Retry:
 
 
 @attrs.frozen(kw_only=True)
+class Handled:
+    """
+    A delivery that has succeeded, as a subscription remembers it that keeps a history.
+
+    Attributes:
+        offset: The record's.
+        attempts: The number of the attempt that succeeded, from 1.
+        time: When it ended, in seconds since 1970-01-01 UTC.
+        seconds: How long it took.
+
+    .. versionadded:: 0.1
+    """
+
+    offset: int
+    attempts: int
+    time: float
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
 class Step:
     """
     What changes about one subscription in one transaction. It is applied in this order.
@@ -149,6 +170,8 @@ class Step:
         gone: Ids of letters of the subscription whose events were handled after all, or
             wait for their turn again; all are there, or nothing is changed.
         done: Offsets of pending deliveries that are finished.
+        untried: Offsets that were begun and whose handler was not called after all: they
+            stay pending, with one attempt less.
         retry: Pending deliveries to be tried again.
         dead: Letters; the delivery of each one's record is finished.
         hold: Letters that are kept only while an earlier one holds their key; the
@@ -156,18 +179,21 @@ class Step:
         taken: Look at the log after this offset from now on; it never moves back.
         waiting: Offsets that were taken, but wait for their turn: pending from now on.
         begin: Offsets whose handler is about to be called: pending, with one attempt more.
+        handled: What is to be remembered, in the place of what was of the same offset.
 
     .. versionadded:: 0.1
     """
 
     gone: Collection[str] = ()
     done: Collection[int] = ()
+    untried: Collection[int] = ()
     retry: Sequence[Retry] = ()
     dead: Sequence[KeptLetter] = ()
     hold: Sequence[KeptLetter] = ()
     taken: int | None = None
     waiting: Collection[int] = ()
     begin: Collection[int] = ()
+    handled: Sequence[Handled] = ()
 
 
 @attrs.frozen
@@ -290,8 +316,8 @@ class Progress(Protocol):
         """
         Apply *step*, all of it or nothing; when this returns it survives the process.
 
-        An offset in `Step.done`, `Step.retry` or a letter that is not pending is passed
-        over: it was finished before.
+        An offset in `Step.done`, `Step.untried`, `Step.retry` or a letter that is not
+        pending is passed over: it was finished before.
 
         Raises:
             DeadLetterNotFoundError: One in `Step.gone` is not there, or not the
@@ -305,9 +331,12 @@ class Progress(Protocol):
         """
         ...
 
-    def transaction(self, lease: Lease) -> AbstractContextManager[Transaction]:
+    def transaction(self, of: Lease | str, /) -> AbstractContextManager[Transaction]:
         """
         Open a transaction that commits at the end of the ``with`` block.
+
+        Who gives only a subscription's name, and no lease, redrives one of its letters: in
+        its steps letters are `Step.gone`, and nothing else happens.
 
         It is rolled back when the block raises, or when the lease turns out to be lost.
         While it is open nobody else can write to the database, so be quick, and append to
@@ -318,6 +347,12 @@ class Progress(Protocol):
     def pending(self, name: str, *, after: int = 0, limit: int | None = None) -> list[Pending]:
         """
         Return the deliveries taken and not finished, in the order of their offsets.
+        """
+        ...
+
+    def handled(self, offset: int) -> dict[str, Handled]:
+        """
+        Return, by subscription, who remembers to have handled a record that is still kept.
         """
         ...
 

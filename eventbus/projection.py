@@ -21,7 +21,12 @@ from eventbus._following import Follower
 from eventbus._playback import Replayed, Sieve, read_envelope, untold
 from eventbus._signature import name_of
 from eventbus.codec import Codec
-from eventbus.errors import DeclarationError, DecodeError, SubscriptionBusyError
+from eventbus.errors import (
+    DeclarationError,
+    DecodeError,
+    ProjectionError,
+    SubscriptionBusyError,
+)
 from eventbus.event_log import Record
 from eventbus.progress import Step
 from eventbus.replay import Keeper
@@ -39,17 +44,25 @@ _BATCH = 200  # records in one transaction, during which nobody else can write
 _LOOK = 0.05  # seconds after which to see whether another process has brought it on
 
 
-def projection(*, name: str | None = None, version: int = 1, tables: str = "") -> Callable[[C], C]:
+# What its position is kept under begins so, and no subscription's name does.
+_PLACE = "projection:"
+
+
+def projection(
+    *, name: str | None = None, version: int = 1, tables: str = "", partial: bool = False
+) -> Callable[[C], C]:
     """
     Declare a class whose methods, marked with `eventbus.on`, build state from events.
 
     Args:
-        name: What its position is kept under. Default: its module and qualified name.
+        name: What it is known by in the store. Default: its module and qualified name.
         version: Raise it when the class would build another state from the same events:
             then it is built anew, from the first event on.
         tables: SQL that makes its tables, where its state is kept in tables: those of the
             store's file. Methods with a parameter annotated ``sqlite3.Connection`` write
             to them. Without, the state is in the attributes of the instance.
+        partial: It makes sense when it is built from the rest of a log whose beginning was
+            pruned. Without, that is a `ProjectionError`, and the old state stays.
 
     Raises:
         DeclarationError: What is decorated is no class, or an argument is none.
@@ -62,7 +75,8 @@ def projection(*, name: str | None = None, version: int = 1, tables: str = "") -
     def declare(cls: C) -> C:
         if not isinstance(cls, type):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DeclarationError(f"@projection declares classes, not {cls!r}")
-        setattr(cls, SLOT, Declared(name=name or name_of(cls), version=version, tables=tables))
+        called = name or name_of(cls)
+        setattr(cls, SLOT, Declared(name=called, version=version, tables=tables, partial=partial))
         return cls
 
     return declare
@@ -85,9 +99,10 @@ class Projection(Generic[P]):
         clock: Where the time comes from that leases end at.
 
     Attributes:
-        name: What its position is kept under.
+        name: What it is known by in the store.
         version: The version of what it builds.
         state: The instance. Ask for it each time: built anew, it is another one.
+
     .. versionadded:: 0.1
     """
 
@@ -104,6 +119,7 @@ class Projection(Generic[P]):
         self.state = make()
         declared = declared_of(self.state)
         self.name, self.version, self._script = declared.name, declared.version, declared.tables
+        self._place, self._is_partial = _PLACE + declared.name, declared.partial
         self._make, self._store, self._codec = make, store, codec
         self._skips = unreadable == "skip"
         self._tell = progress or untold
@@ -113,6 +129,7 @@ class Projection(Generic[P]):
         self._sieve = Sieve(codec, types, unknown=object in types)
         self._offset = 0
         self._is_sound = False  # in memory: whether the state is that of the offset
+        self._is_known = False  # in tables: whether they are its own
         self._busy = threading.Lock()  # never waited for
         self._follower: Follower | None = None
 
@@ -123,7 +140,7 @@ class Projection(Generic[P]):
         """
         if not self._script:
             return self._offset
-        return self._store.progress.open(self.name, start="origin").offset
+        return self._store.progress.open(self._place, start="origin").offset
 
     @property
     def lag(self) -> int:
@@ -140,6 +157,8 @@ class Projection(Generic[P]):
 
         Raises:
             SubscriptionBusyError: Somebody else is bringing it on, here or elsewhere.
+            ProjectionError: It would have to be built from a log whose beginning was pruned, or
+                has other tables in the file than its class makes.
             Exception: What a method raises. Nothing of the event is kept.
         """
         with self._alone_in_turns() as advance:
@@ -151,6 +170,7 @@ class Projection(Generic[P]):
 
         Raises:
             SubscriptionBusyError: Somebody is bringing it on, here or elsewhere.
+            ProjectionError: The log's beginning was pruned. The old state stays.
             Exception: What a method raises. The old state stays.
         """
         with self._alone():
@@ -205,16 +225,32 @@ class Projection(Generic[P]):
             return
         with self._held() as keeper:
             with self._store.progress.transaction(keeper.lease) as transaction:
-                version, _ = _tables().version_in(transaction.connection, self.name)
+                version, owned = _tables().version_in(transaction.connection, self.name)
             if version != self.version:
                 self._build_tables(keeper)
+            elif not self._is_known:
+                _tables().check_same(self.name, self._script, owned)
+            self._is_known = True
             yield functools.partial(self._fold_into_tables, keeper)
 
     @contextmanager
     def _held(self) -> Generator[Keeper]:
-        self._store.progress.open(self.name, start="origin")
-        with Keeper.of(self._store.progress, self.name, clock=self._clock) as keeper:
+        self._store.progress.open(self._place, start="origin")
+        with Keeper.of(self._store.progress, self._place, clock=self._clock) as keeper:
             yield keeper
+
+    def _check_whole(self) -> None:
+        """
+        Refuse to build from a log whose beginning is gone.
+        """
+        first = next(iter(self._store.log.read(limit=1)), None)
+        if first is not None and first.offset > 1 and not self._is_partial:
+            raise ProjectionError(
+                f"{self.name} cannot be built: what came before offset {first.offset} was pruned "
+                f"from the log. What was built before stays. Go on with the version= it has, or "
+                f"declare it with @projection(partial=True) if a state made of the rest is meant",
+                projection=self.name,
+            )
 
     def _fold(self, folder: Folder, record: Record, connection: Any = None) -> None:
         if not self._sieve.lets_through(record):
@@ -239,12 +275,14 @@ class Projection(Generic[P]):
         return self._offset
 
     def _build_in_memory(self) -> int:
+        self._check_whole()
         folder, offset = Folder(self._make()), 0
         for record in self._store.log.read():
             self._fold(folder, record)
             offset = record.offset
             if offset % _BATCH == 0:
                 self._report(offset)
+        self._check_whole()  # else somebody may have pruned what was not read yet
         self._folder, self.state = folder, folder.state
         self._offset, self._is_sound = offset, True
         self._report(offset)
@@ -257,8 +295,9 @@ class Projection(Generic[P]):
     # -- in tables ---------------------------------------------------------------------------
 
     def _fold_into_tables(self, keeper: Keeper) -> int:
+        keeper.renew()  # also where nothing has come for as long as the lease is
         log, progress = self._store.log, self._store.progress
-        taken = progress.position(self.name).taken
+        taken = progress.position(self._place).taken
         while records := list(log.read(after=taken, limit=_BATCH)):
             keeper.renew()
             with progress.transaction(keeper.lease) as transaction:
@@ -269,6 +308,7 @@ class Projection(Generic[P]):
         return taken
 
     def _build_tables(self, keeper: Keeper) -> int:
+        self._check_whole()
         folder = Folder(self._make())
         rooms = _tables()
         with rooms.Scratch(self.name, self._script) as scratch:
@@ -276,6 +316,7 @@ class Projection(Generic[P]):
             with self._store.progress.transaction(keeper.lease) as transaction:
                 # Nobody else can append now: these are the last ones.
                 offset = self._fill(scratch, folder, offset, None)
+                self._check_whole()  # nor prune
                 _, owned = rooms.version_in(transaction.connection, self.name)
                 made = scratch.swap_into(transaction.connection, owned)
                 rooms.note_version(transaction.connection, self.name, self.version, made)

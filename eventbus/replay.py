@@ -2,16 +2,16 @@
 Replay: logged events once more, to a callable or to a subscription.
 
 Law: a replay reads the log and moves nothing, neither an offset nor a retry. To a
-subscription goes what it had finished when the replay began; what it had not is delivered
-afterwards, as ever. So nothing is left out at the seam and nothing comes twice, and a
-replay that was cut short is simply begun anew.
+subscription goes what it had handled when the replay began; what it had not is delivered
+afterwards, as ever, and what it was given up on comes by a redrive. So nothing is left out
+at the seam and nothing comes twice, and a replay that was cut short is simply begun anew.
 
 ::
 
     log        1  2  3  4  5  6  7  8  9
-    taken                      ▲              6 waits for its retry
-    replayed   ─────────────┘  ╰─             7 is the last; is_replay is true
-    delivered                 6     ─────►    afterwards; is_replay is false
+    taken                      ▲              3 is a dead letter, 6 waits for its retry
+    replayed   ────┘  ╰─────┘  ╰─             7 is the last; is_replay is true
+    delivered        3        6     ─────►    afterwards; is_replay is false
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from eventbus._owner import is_gone, owner
 from eventbus._playback import Replayed, ReplayOptions, Run
 from eventbus.codec import Codec
 from eventbus.errors import SubscriptionBusyError
+from eventbus.kept_letters import Selection
 from eventbus.progress import Lease, Progress
 from eventbus.store import Store
 
@@ -104,9 +105,10 @@ def replay_subscription(
     **options: Unpack[ReplayOptions],
 ) -> Replayed:
     """
-    Hand to *deliver* what the subscription *name* has finished; see `replay`.
+    Hand to *deliver* what the subscription *name* has handled; see `replay`.
 
-    It holds the subscription's lease meanwhile: nobody else consumes it.
+    It holds the subscription's lease meanwhile: nobody else consumes it. What stands as a
+    dead letter is left out: a redrive delivers it.
 
     Args:
         store: Where its position is.
@@ -141,7 +143,7 @@ async def areplay_subscription(
     **options: Unpack[ReplayOptions],
 ) -> Replayed:
     """
-    Hand to *deliver*, awaiting each, what is finished; see `replay_subscription`.
+    Hand to *deliver*, awaiting each, what is handled; see `replay_subscription`.
 
     .. versionadded:: 0.1
     """
@@ -217,18 +219,20 @@ def _held(
     store: Store, codec: Codec, name: str, options: ReplayOptions
 ) -> Generator[tuple[Run, Keeper]]:
     """
-    Hold the lease, and yield the replay of what *name* has finished.
+    Hold the lease, and yield the replay of what *name* has handled.
     """
     clock = options.get("clock") or SystemClock()
     with Keeper.of(store.progress, name, clock=clock) as keeper:
         position = store.progress.position(name)
         unfinished = {each.offset for each in store.progress.pending(name)}
+        letters = Selection(subscription=name)
         run = Run(
             store,
             codec,
             subscription=name,
             taken=position.taken,
             without=unfinished,
+            dead={each.record.offset for each in store.letters.query(letters)},
             tick=keeper.renew,
             **options,
         )

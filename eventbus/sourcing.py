@@ -166,6 +166,9 @@ class Aggregate(Generic[S]):
         """
         known = self._store.log.stream_version(key)
         version, offset, state = self._begin(key)
+        if version > known and version > self._store.log.stream_version(key):
+            # The log has lost its last events since, or was restored: they did not happen.
+            version, offset, state = 0, 0, self._initial()
         began = version
         for record in self._store.log.read(after=offset, key=key):
             version, offset = version + 1, record.offset

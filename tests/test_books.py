@@ -6,7 +6,9 @@ from __future__ import annotations
 
 from eventbus._books import Books
 from eventbus._entry import Entry, seconds_until
+from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Advance
+from eventbus.testing.contracts._records import NOON, record
 
 
 def pending(offset: int, *, is_recovered: bool = False) -> Entry:
@@ -82,3 +84,118 @@ def test_an_attempt_of_which_nothing_else_is_known_waits_until_it_is_due() -> No
     """
     assert 5.0 == seconds_until(15.0, "", 10.0)
     assert 0.0 == seconds_until(15.0, "", 20.0)
+
+
+def test_what_was_to_be_handled_alone_keeps_nobody_waiting_behind_its_key() -> None:
+    """
+    While the first of its key sleeps, others go on; then it is handled, alone.
+    """
+    books = Books(pending=[pending(1), pending(2, is_recovered=True), pending(3)])
+    first, second = books.next(), books.next()
+    assert first is not None
+    assert second is not None
+    first.key = second.key = "K"
+    books.put_to_sleep(first)
+    assert books.is_behind(second)
+    assert [3] == begun(books)
+    books.done(books.in_hand[3])
+    books.done(first)
+    assert [2] == begun(books)
+
+
+def test_what_is_taken_back_waits_in_the_order_of_the_log() -> None:
+    """
+    Before what comes after it, in whatever order it is given back.
+    """
+    books = Books(pending=[pending(1), pending(2)])
+    assert [1, 2] == begun(books)
+    books.pendings.append(pending(3))
+    for offset in (2, 1):
+        books.take_back(books.in_hand[offset])
+    assert [1, 2, 3] == [each.offset for each in books.pendings]
+
+
+def keyed(offset: int) -> Entry:
+    """
+    Return an entry of the key "K" that the store knows.
+    """
+    entry = pending(offset)
+    entry.key, entry.record = "K", record(key="K")
+    return entry
+
+
+def letter(offset: int) -> KeptLetter:
+    return KeptLetter(
+        id=str(offset),
+        subscription="a",
+        record=record(offset=offset, key="K"),
+        first_failure=NOON,
+        last_failure=NOON,
+        holds_key=True,
+    )
+
+
+def test_what_is_held_behind_no_letter_waits_for_what_comes_after_it() -> None:
+    """
+    Its key stays closed as long as later events of it are in hand; then all go on in order.
+    """
+    entries = [keyed(1), keyed(2), keyed(3)]
+    books = Books(pending=entries, dead_keys=["K"])
+    assert [1, 2, 3] == begun(books)
+    for entry in entries[:2]:
+        books.hold(entry, letter(entry.offset))
+    books.written(Advance({}))
+    assert ({"K"}, {"K"}) == (books.dead_keys, books.keys_in_hand())
+    books.hold(entries[2], letter(3))
+    books.written(Advance({}))
+    assert (set(), set()) == (books.dead_keys, books.keys_in_hand())
+    assert [1, 2, 3] == begun(books)
+
+
+def test_what_is_taken_back_from_its_sleep_is_not_kept_waiting_by_itself() -> None:
+    """
+    Nor is what waited behind it, which comes after it again.
+    """
+    first, second = keyed(1), keyed(2)
+    books = Books(pending=[first, second])
+    assert first is books.next()
+    books.put_to_sleep(first)
+    assert second is books.next()
+    assert books.is_behind(second)
+    books.take_back(first)
+    assert [first, second] == [books.next(), books.next()]
+    assert not books.is_behind(first)
+
+
+def test_what_was_asleep_and_is_put_off_keeps_the_order_of_the_log() -> None:
+    """
+    It waits again, behind what comes before it.
+    """
+    entries = [pending(1), pending(2)]
+    books = Books(pending=entries)
+    assert entries == [books.next(), books.next()]
+    books.put_to_sleep(entries[1])
+    books.put_back(entries[0])
+    books.ask(entries[1])
+    books.put_off()
+    assert [1, 2] == begun(books)
+
+
+def test_what_was_chosen_before_a_retry_is_heard_comes_after_what_is_held() -> None:
+    """
+    In one turn an entry may be chosen, and the one in hand of its key fail: it waits, too.
+    """
+    books = Books(0, [Entry(number, key="k", is_pending=True) for number in (1, 2)])
+    books.fresh.extend([Entry(3, key="k"), Entry(4, key="other"), Entry(5)])
+    first, held = books.next(), books.next()
+    assert first is not None
+    assert held is not None
+    books.begin += [first, held]
+    books.written(Advance({1: 1, 2: 1}))
+    while (entry := books.next()) is not None:
+        books.begin.append(entry)
+    first.due, first.is_begun = 1.0, False
+    books.retry(first, [held])
+    assert [4, 5] == begun(books)
+    books.ask(first)
+    assert [1, 2, 3] == begun(books)

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from eventbus import (
+    BusClosedError,
+    DeadLetter,
     EventBus,
     HandlerErrors,
+    InMemoryDeadLetters,
     PublishCycleError,
     Receipt,
     current_envelope,
@@ -247,6 +250,32 @@ def test_an_interruption_passes_on_each_way(publish: Publish, failing: str):
     assert (failing == "before") == bool(bus.dead_letters)
 
 
+class Interrupting(InMemoryDeadLetters):
+    """
+    Interrupts whoever buries a failure.
+    """
+
+    def add(self, letter: DeadLetter) -> bool:
+        raise Stop
+
+
+def test_an_interruption_while_a_failure_is_buried_passes_on_each_way(publish: Publish):
+    """
+    Who failed has failed and not missed the event as well; those behind have missed it.
+    """
+    bus = EventBus(clock=VirtualClock(), dead_letters=Interrupting())
+
+    def fail(happened: A) -> None:
+        raise ValueError("no")
+
+    bus.subscribe(A, lambda happened: None, name="before")
+    bus.subscribe(A, fail, name="fail")
+    bus.subscribe(A, lambda happened: None, name="behind")
+    with pytest.raises(Stop):
+        publish(bus, A())
+    assert {"before": (1, 0, 0), "fail": (0, 1, 0), "behind": (0, 0, 1)} == counts(bus)
+
+
 def test_what_changes_during_a_publish_follows_the_snapshot_rule_on_each_way(publish: Publish):
     """
     Who is cancelled meanwhile is not called any more, and who has come waits for the next.
@@ -344,6 +373,21 @@ def test_a_cycle_ends_on_each_way(publish: Publish):
             publish(bus, A(1))
         assert 4 == len(called)
     assert publish(bus, A(0)).ok
+
+
+def test_a_closed_bus_takes_nothing_on_each_way(publish: Publish):
+    """
+    Not even by a route that was made while it was open; nobody is called.
+    """
+    bus, called = EventBus(clock=VirtualClock()), list[A]()
+    bus.subscribe(A, called.append, name="h")
+    publish(bus, A(1))
+    bus.close()
+    with pytest.raises(BusClosedError, match="takes no A"):
+        bus.publish(A(2))
+    with pytest.raises(BusClosedError, match="takes no A"):
+        asyncio.run(bus.apublish(A(3)))
+    assert [A(1)] == called
 
 
 class Promise:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import logging
 import os
 import sqlite3
 import subprocess
@@ -22,9 +23,10 @@ import pytest
 
 from eventbus import EventBus, Failure, SubscriptionBusyError, SubscriptionNotFoundError
 from eventbus._cli import main
+from eventbus._cli._output import at
 from eventbus.event_log import Record
 from eventbus.kept_letters import KeptLetter
-from eventbus.progress import Retry, Step
+from eventbus.progress import Handled, Retry, Step
 from eventbus.replay import Replayed
 from eventbus.sqlite import SQLiteStore
 from strict_python import STRICT
@@ -332,6 +334,30 @@ def test_a_waiting_delivery_is_traced(path: str, capsys: pytest.CaptureFixture[s
     assert "╰─ … payment: not finished, 0 attempts" == lines(capsys)[1]
 
 
+def test_a_trace_tells_what_was_handled_and_how_long_that_took(
+    path: str, capsys: pytest.CaptureFixture[str]
+):
+    """
+    Of the subscriptions that keep a history.
+    """
+    with SQLiteStore(path) as store:
+        lease = store.progress.acquire("mailer", owner="me", ttl=9.0, now=0.0)
+        assert lease is not None
+        handled = Handled(offset=4, attempts=2, time=1.5, seconds=0.0125)
+        store.progress.advance(lease, Step(handled=[handled]))
+    assert (0, 0) == (main([path, "trace", "e4"]), main([path, "trace", "e4", "--json"]))
+    told = capsys.readouterr().out.splitlines()
+    assert "╰─ ✓ mailer: handled, 2 attempts  in 0.013 s" == told[2]
+    assert {
+        "subscription": "mailer",
+        "state": "handled",
+        "attempts": 2,
+        "time": "1970-01-01T00:00:01.500+00:00",
+        "seconds": 0.0125,
+        "failures": [],
+    } == json.loads(told[3])["deliveries"][1]
+
+
 def test_a_trace_of_nothing_is_a_problem(path: str, capsys: pytest.CaptureFixture[str]):
     """
     An id that nothing has is said, on one line.
@@ -620,6 +646,7 @@ def test_a_replay_is_done_by_the_application(
             "offset": 3,
             "delivered": 2,
             "unreadable": 0,
+            "dead_letters": 0,
         }
     ] == objects(capsys)
     options = {"from_": 2, "until": NOON}
@@ -642,6 +669,36 @@ def test_a_replay_that_is_refused_is_a_problem(
     assert 1 == main([path, "replay", "payment", "--app", "shop_app:bus"])
     assert "eventbus: payment is being consumed\n" == capsys.readouterr().err
     assert ["closed"] == app.told
+
+
+def test_a_handler_that_raises_is_one_line(
+    path: str, capsys: pytest.CaptureFixture[str], app: App, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    With where it was, without a traceback, and with nothing in it that a terminal would obey.
+    """
+    log = logging.getLogger("eventbus")
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "handlers", [])
+
+    def fail(self: App, name: str, **_: Any) -> Any:
+        log.error("%s failed", name)
+        error = ValueError("no\x1b[31m\nmore")
+        error.add_note("at offset 2")
+        raise error
+
+    monkeypatch.setattr(App, "replay", fail)
+    assert 1 == main([path, "replay", "payment", "--app", "shop_app:bus"])
+    assert "eventbus: ValueError: no\\x1b[31m more; at offset 2\n" == capsys.readouterr().err
+
+
+def test_a_time_no_date_can_be_of_is_shown_as_it_is():
+    """
+    A retry may be due when no calendar goes so far.
+    """
+    assert "1e+12 s" == at(1e12)
+    assert "2024-02-29T12:00:00.000+00:00" == at(NOON.timestamp()) == at(NOON)
+    assert at(None) is None
 
 
 @pytest.mark.parametrize(

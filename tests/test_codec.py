@@ -1107,6 +1107,93 @@ def test_a_validator_is_heard(codec: JSONCodec):
     assert isinstance(refused.value.__cause__, ValueError)
 
 
+@event
+class Rounded:
+    a: float = attrs.field(converter=lambda value: round(value, 1))
+
+
+@event
+class Doubled:
+    a: int
+    b: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "b", 2 * self.a)
+
+
+@event
+class Spelled:
+    a: str
+
+    def __init__(self, a: str) -> None:
+        self.__attrs_init__(a.strip())  # type: ignore[attr-defined]
+
+
+@attrs.frozen(slots=False)
+class Unslotted:
+    a: int
+
+
+@attrs.frozen(cache_hash=True)
+class Hashed:
+    a: int
+
+
+@event
+class Counted:
+    made: typing.ClassVar[int] = 0
+    a: int
+
+    def __new__(cls, *_: object) -> Counted:
+        cls.made += 1
+        return object.__new__(cls)
+
+
+@event
+class Based(Unslotted):
+    b: int = 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Rounded(0.25), Doubled(4), Spelled(" x "), Unslotted(1), Hashed(1), Counted(1), Based(1, b=2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_constructor_does_is_done_for_what_is_read(codec: JSONCodec, value: Any):
+    """
+    A constructor that does more than store the fields is called, and no other way is taken.
+    """
+    before = Counted.made
+    back = again(codec, value)
+    assert (value, hash(value), vars(value) if hasattr(value, "__dict__") else None) == (
+        back,
+        hash(back),
+        vars(back) if hasattr(back, "__dict__") else None,
+    )
+    assert (type(value) is Counted) == (before < Counted.made)
+
+
+def test_what_only_stores_is_read_with_defaults_and_without_gaps(codec: JSONCodec):
+    """
+    An event whose constructor only stores is read whole, its defaults in place, and frozen.
+    """
+
+    @event
+    class Whole:
+        a: int
+        b: str = "b"
+        _c: int = 3
+
+    codec.know(Whole)
+    back = codec.decode("Whole", 1, b'{"a":1}')
+    assert Whole(1) == back
+    assert hash(Whole(1)) == hash(back)
+    assert Whole(1) == copy.copy(back)
+    assert None is not weakref.ref(back)()
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        back.a = 2
+
+
 # -- hooks of one's own ----------------------------------------------------------------------
 
 

@@ -5,8 +5,9 @@ Letters and their stories: the contract, and what is the in-memory store's own.
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import attrs
@@ -25,9 +26,10 @@ from contracts.dead_letters import (
     minutes,
     raised,
 )
-from eventbus import _story, dead_letter, idempotency
+from eventbus import EventBus, _story, dead_letter, idempotency
 from eventbus.dead_letter import AttemptFailure, DeadLetter, InMemoryDeadLetters, matcher, story
 from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
+from eventbus.memory import MemoryStore
 
 
 class TestInMemoryDeadLetters(DeadLettersContract):
@@ -449,6 +451,48 @@ def test_query_page_count_and_discard_agree(
     assert expected == paged
     assert len(expected) == store.discard(**filters)
     assert rest == [each.id for each in store]
+
+
+@pytest.mark.parametrize(
+    ("filters", "complaint"),
+    [
+        ({"event_type": "A"}, "event_type= is a class of events, not 'A'"),
+        ({"subscription": letter}, "subscription= is the name of one, not <function letter"),
+        (
+            {"error": ValueError()},
+            r"error= is an exception's class, or its name, not ValueError\(\)",
+        ),
+        ({"reason": "drop"}, "reason= is one of 'failed', 'dropped', .*, not 'drop'"),
+        ({"since": "noon"}, "since= is a datetime with a time zone, not 'noon'"),
+        ({"until": datetime(2026, 1, 1)}, "has no time zone"),  # noqa: DTZ001 - for that
+        ({"event": OrderPlaced}, r"no filters: \['event'\]; there are event_type"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["query", "count", "discard", "redrive_all", "aredrive_all"])
+@pytest.mark.parametrize("is_stored", [False, True], ids=["memory", "stored"])
+def test_a_filter_that_no_letter_could_meet_is_refused(
+    filters: Any, complaint: str, verb: str, is_stored: bool
+):
+    """
+    A misspelled reason, or the name of a class, does not pass for one that nothing meets.
+    """
+    with EventBus(store=MemoryStore() if is_stored else None) as bus:
+        asked = bus if "redrive" in verb else bus.dead_letters
+        with pytest.raises((TypeError, ValueError), match=complaint):
+            asyncio.run(_awaiting(getattr(asked, verb), filters))
+
+
+async def _awaiting(verb: Any, filters: Any) -> None:
+    await verb(**filters)  # which raises, or what it returns does
+
+
+def test_an_unknown_letter_is_named_by_the_error():
+    """
+    Who catches it finds the id on it, and not in the text alone.
+    """
+    with pytest.raises(DeadLetterNotFoundError, match="'z-9'") as refused:
+        EventBus().redrive("z-9")
+    assert "z-9" == refused.value.letter_id
 
 
 def naively(filters: Any, event: Any, error: Any, at: int, subscription: str) -> bool:

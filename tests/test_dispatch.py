@@ -404,6 +404,57 @@ def test_a_weak_handler_is_held_from_its_turn_on(comes_first: str, options: dict
     assert ([1] if comes_first == "weak" else []) == taken
 
 
+@pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"retry": fixed(attempts=2, delay=0.0)}, {"idempotency_key": "number"}, {"timeout": 5.0}],
+    ids=["plain", "retry", "key", "timeout"],
+)
+def test_who_is_cancelled_before_its_turn_is_not_called(fanout: Any, options: dict[str, Any]):
+    """
+    An earlier handler of the same event cancels a later one, which then misses the event.
+    """
+    taken: list[int] = []
+
+    async def live() -> None:
+        bus = EventBus(fanout=fanout)
+
+        async def cancel(ordered: Ordered) -> None:
+            later.cancel()
+
+        async def take(ordered: Ordered) -> None:
+            taken.append(ordered.number)
+
+        bus.subscribe(Ordered, cancel, name="cancel")
+        later = bus.subscribe(Ordered, take, name="take", **options)
+        receipt = await bus.apublish(Ordered(1))
+        assert (1, True, False) == (receipt.delivered, receipt.ok, receipt.unhandled)
+        assert 1 == later.counters.missed
+
+    run(live())
+    assert [] == taken
+
+
+def test_who_ends_by_its_only_call_takes_it():
+    """
+    At once with others, a ``once`` subscription is over before its handler begins.
+    """
+    taken: list[int] = []
+
+    async def live() -> None:
+        bus = EventBus(fanout="concurrent")
+
+        async def take(ordered: Ordered) -> None:
+            taken.append(ordered.number)
+
+        bus.subscribe(Ordered, take, once=True)
+        assert 1 == (await bus.apublish(Ordered(1))).delivered
+        assert (await bus.apublish(Ordered(2))).unhandled
+
+    run(live())
+    assert [1] == taken
+
+
 @pytest.mark.parametrize("options", [{}, {"idempotency_key": "k"}], ids=["plain", "key"])
 @pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
 def test_what_a_sync_handler_returns_is_part_of_it(fanout: Any, options: dict[str, Any]):

@@ -23,6 +23,7 @@ from eventbus import (
     EncodeError,
     Envelope,
     EventBus,
+    GiveUp,
     InMemoryDeadLetters,
     InMemoryIdempotencyStore,
     Queued,
@@ -37,6 +38,7 @@ from eventbus import (
 from eventbus.codec import upcast
 from eventbus.event_log import Record
 from eventbus.idempotency import Claim
+from eventbus.instrumentation import Occurrence, Published
 from eventbus.memory import MemoryStore
 from eventbus.testing import TestBus
 
@@ -1355,3 +1357,109 @@ def test_a_value_out_of_its_range_is_refused(options: dict[str, Any], complaint:
     """
     with pytest.raises(ValueError, match=complaint):
         Durable(**options)
+
+
+# -- a history --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_history_says_when_an_event_was_handled(shop: Shop, writes: bool) -> None:
+    """
+    In which attempt, until when and for how long; of what failed and what is not kept, nothing.
+    """
+
+    def slow(placed: Placed) -> None:
+        shop.bus.clock.advance(0.25 if placed.number == 1 else 0.5)
+        if shop.fails.pop(placed.number, 0):
+            raise ValueError("no")
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None:
+        slow(placed)
+
+    shop.fails[2] = 1
+    shop.bus.subscribe(
+        Placed,
+        write if writes else slow,
+        name="slow",
+        retry=fixed(delay=1.0, attempts=2),
+        delivery=Durable(history=True),
+    )
+    shop.handle("quick")
+    began = shop.bus.clock.time()
+    shop.place(1, 2)
+    shop.bus.settle(until=lambda: not shop.store.progress.position("slow").lag)
+    handled = [shop.store.progress.handled(offset) for offset in (1, 2)]
+    assert [["slow"], ["slow"]] == [list(each) for each in handled]
+    first, second = (each["slow"] for each in handled)
+    assert (1, 1, began + 0.25, 0.25) == attrs.astuple(first)
+    assert (2, 2, 0.5) == (second.offset, second.attempts, second.seconds)
+
+
+def test_who_publishes_is_told_of_those_who_read_the_log(shop: Shop) -> None:
+    """
+    They come after those who are called, and no more once they are cancelled.
+    """
+    told: list[tuple[str, ...]] = []
+
+    def note(happened: Occurrence) -> None:
+        if isinstance(happened, Published):
+            told.append(happened.subscriptions)
+
+    shop.bus.observe(note)
+    shop.handle("durable")
+    inline = shop.bus.subscribe(Placed, lambda placed: None, name="inline")
+    [receipt] = shop.place(1)
+    assert (1, ("inline", "durable")) == (receipt.queued, told[-1])
+    [durable] = [each for each in shop.bus.subscriptions if each is not inline]
+    durable.cancel()
+    [receipt] = shop.place(2)
+    assert (0, ("inline",)) == (receipt.queued, told[-1])
+
+
+def test_what_became_due_while_stopped_goes_on_with_its_key(shop: Shop) -> None:
+    """
+    Once the letter is gone it is handled, and then what waited behind it.
+    """
+    calls: list[int] = []
+
+    def handle(placed: Placed) -> None:
+        calls.append(placed.number)
+        if placed.number == 2:
+            raise GiveUp
+        if calls == [1]:
+            raise ValueError("no")
+
+    shop.bus.subscribe(
+        Placed,
+        handle,
+        name="shop",
+        retry=fixed(delay=10.0, attempts=3),
+        delivery=Durable(on_dead_letter="stop"),
+    )
+    shop.place(1)
+    shop.place(2, key="other")
+    shop.bus.settle()
+    shop.place(3)
+    shop.bus.clock.advance(20)
+    assert [1, 2] == calls
+    shop.bus.dead_letters.discard()
+    shop.bus.clock.advance(2)
+    assert [1, 2, 1, 3] == calls
+    assert 0 == shop.store.progress.position("shop").lag
+
+
+def test_what_was_held_comes_before_what_is_in_hand(shop: Shop) -> None:
+    """
+    Its key is taken up again when nothing later of it is on its way to a worker.
+    """
+    shop.fails[1] = 1
+    shop.handle(max_rate=1.0, delivery=Durable(on_dead_letter="hold_key", workers=4))
+    shop.place(1, 2, 3)
+    shop.bus.settle()
+    shop.bus.clock.advance(1.0)
+    assert [(1, "failed"), (2, "held")] == shop.letters()
+    shop.bus.dead_letters.remove(next(iter(shop.bus.dead_letters)).id)
+    shop.bus.clock.advance(0.5)
+    for _ in range(4):
+        shop.bus.clock.advance(2.0)
+    assert ([1, 2, 3], []) == (shop.numbers(), shop.letters())

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from eventbus import (
     LeaseLostError,
     Queued,
     RunningLoopError,
+    StoreClosedError,
     StoreError,
     StoreFullError,
     SubscriptionOptionError,
@@ -356,6 +357,35 @@ def test_a_publish_joins_the_applications_transaction(bus: EventBus, path: Path)
     assert [2, 3, 4] == calls
 
 
+def test_what_is_no_connection_to_publish_into_is_named(bus: EventBus, path: Path) -> None:
+    """
+    It is the connection that was closed, and not the store.
+    """
+    closed: Any = sqlite3.connect(path)
+    closed.close()
+    with pytest.raises(StoreError, match=r"connection, for that fails: .*closed") as refused:
+        bus.publish(Placed(1), connection=closed)
+    assert not isinstance(refused.value, StoreClosedError)
+    nonsense: Any = "shop.db"
+    with pytest.raises(TypeError, match=r"takes the sqlite3.Connection .*, not 'shop.db'"):
+        bus.publish(Placed(1), connection=nonsense)
+
+
+def test_a_duplicate_is_named_in_text_whatever_the_connection_reads(
+    bus: EventBus, path: Path
+) -> None:
+    """
+    The application may want bytes on its own connection.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        connection.text_factory = bytes
+        with connection:
+            first = bus.publish(Placed(1), connection=connection, idempotency_key="once")
+        with connection:
+            again = bus.publish(Placed(1), connection=connection, idempotency_key="once")
+    assert (True, first.id) == (again.duplicate, again.duplicate_of)
+
+
 def test_nobody_is_called_before_the_application_commits(bus: EventBus, path: Path) -> None:
     """
     A publish that others than durable subscriptions would get is refused, with the cure.
@@ -517,7 +547,7 @@ def test_a_lease_nobody_renews_runs_out_also_when_a_clock_was_set_back() -> None
     bus.publish(Placed(1))
     bus.settle()
     assert [] == calls
-    for _ in range(5):
+    for _ in range(7):
         clock.advance(3)
         bus.settle()
     assert [1] == calls
@@ -545,30 +575,56 @@ def test_whoever_has_lost_the_lease_leaves_off() -> None:
     bus.publish(Placed(1))
     bus.settle()
     assert 1 == store.progress.position("rob").lag
-    clock.advance(6)
-    bus.settle()
+    for _ in range(5):
+        clock.advance(3)
+        bus.settle()
     assert [1, 1] == calls
     assert 0 == store.progress.position("rob").lag
 
 
 def test_a_handler_without_a_lease_gets_no_connection() -> None:
     """
-    A redrive on a bus that does not consume fails, and says why.
+    What it would write is another one's affair by now.
     """
-    store = MemoryStore()
-    bus = TestBus(store=store, errors="collect")
+    bus = TestBus(durable=True, errors="collect")
+
+    def write(placed: Placed, connection: sqlite3.Connection) -> None: ...
+
+    subscription = bus.subscribe(Placed, write, name="write", delivery=Durable())
+    assert bus._consumers is not None
+    consumer = bus._consumers.get(subscription)
+    assert consumer is not None
+    with pytest.raises(LeaseLostError, match="not consumed here any more"):
+        consumer.transaction(is_redrive=False)
+
+
+@pytest.mark.parametrize("role", ["idle", "standby"])
+def test_a_redrive_gets_a_connection_without_a_lease(path: Path, role: str) -> None:
+    """
+    On a bus that was not started, and on one that stands by: it concerns the letter only.
+    """
+    fails = True
 
     def write(placed: Placed, connection: sqlite3.Connection) -> None:
-        raise ValueError("no")
+        connection.execute("INSERT INTO done VALUES (?)", (placed.number,))
+        if fails:
+            raise ValueError("no")
 
-    bus.subscribe(Placed, write, name="write", delivery=Durable())
-    bus.publish(Placed(1))
-    bus.settle()
-    [letter] = bus.dead_letters
-    other = TestBus(store=store, errors="collect")
-    other.subscribe(Placed, write, name="write", delivery=Durable())
-    [failure] = other.redrive(letter.id).failures
-    assert isinstance(failure.exception, LeaseLostError)
+    first, second = (EventBus(store=SQLiteStore(path)) for _ in range(2))
+    for each in (first, second):
+        each.subscribe(Placed, write, name="write", delivery=Durable())
+    with first, second if role == "standby" else nullcontext():
+        first.publish(Placed(1))
+        assert first.drain(PATIENCE).ok
+        [letter] = second.dead_letters
+        assert ["ValueError"] == [
+            type(each.exception).__name__ for each in second.redrive(letter).failures
+        ]
+        fails = False
+        assert second.redrive(letter).ok
+        assert [1] == numbers_in(path)
+        assert 0 == len(first.dead_letters)
+    second.close(PATIENCE)
 
 
 # -- a store that fails -----------------------------------------------------------------------
@@ -675,12 +731,14 @@ def test_a_lease_that_cannot_be_given_back_ends_by_itself(monkeypatch: pytest.Mo
     subscription.cancel()
     bus.settle()
     assert broken.refused.is_set()
+    broken.is_broken = False
     bus.publish(Placed(1))
     note_in(bus, calls, lease=10)
     bus.settle()
     assert [] == calls
-    clock.advance(11)
-    bus.settle()
+    for _ in range(6):
+        clock.advance(3)
+        bus.settle()
     assert [1] == calls
 
 
@@ -898,12 +956,9 @@ def test_a_block_asks_for_the_version_of_a_stream_once() -> None:
         bus.publish(Placed(2), expected_version=0)
     with pytest.raises(ConcurrencyError), bus.deferred():
         bus.publish(Placed(3), expected_version=0)
-    block = bus.deferred()
-    block.__enter__()
-    bus.publish(Placed(3), expected_version=2)
-    bus.publish(Placed(4))
-    with pytest.raises(TypeError, match="to all events, or to none"):
-        block.__exit__(None)
+    with pytest.raises(TypeError, match="to all events, or to none"), bus.deferred():
+        bus.publish(Placed(3), expected_version=2)
+        bus.publish(Placed(4))
     assert bus._store is not None
     assert 2 == bus._store.log.last_offset()
 

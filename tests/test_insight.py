@@ -13,12 +13,22 @@ from typing import Any
 import attrs
 import pytest
 
-from eventbus import EventBus, Explanation, HandlerTime, NotAnEventError, Receipt, event
+from eventbus import (
+    BusClosedError,
+    Durable,
+    EventBus,
+    Explanation,
+    HandlerTime,
+    NotAnEventError,
+    Queued,
+    Receipt,
+    event,
+)
 from eventbus._insight import explain
 from eventbus._registry import Registry
 from eventbus._subscription import make_subscription
 from eventbus.retry import fixed
-from eventbus.testing import VirtualClock
+from eventbus.testing import TestBus, VirtualClock, record
 
 Publish = Callable[..., Receipt]
 
@@ -172,6 +182,54 @@ def test_a_key_is_told_and_not_claimed(publish: Publish):
     assert 2 == publish(bus, OrderPlaced()).delivered
 
 
+def test_a_closed_bus_calls_nobody(publish: Publish):
+    """
+    What would be refused is explained so, for each that would have been called.
+    """
+    with EventBus() as bus:
+        bus.subscribe(OrderPlaced, handler, name="take")
+        bus.subscribe(Auditable, handler, name="audit")
+    assert (False, "the bus is closed") == by_name(bus, OrderPlaced())["take"]
+    assert "which OrderPlaced is not" in by_name(bus, OrderPlaced())["audit"][1]
+    with pytest.raises(BusClosedError):
+        publish(bus, OrderPlaced())
+
+
+def test_a_queue_is_named():
+    """
+    Where a handler is called from a queue, the explanation says so, and that it is paused.
+    """
+    with EventBus() as bus:
+        subscription = bus.subscribe(OrderPlaced, handler, name="take", delivery=Queued())
+        expected = "subscribed to OrderPlaced, in its queue"
+        assert (True, expected) == by_name(bus, OrderPlaced())["take"]
+        subscription.pause()
+        expected = "subscribed to OrderPlaced, in its queue, once it is resumed"
+        assert (True, expected) == by_name(bus, OrderPlaced())["take"]
+
+
+def test_a_recording_explains_what_it_leaves_out():
+    """
+    Handlers left out by a recording would not be called, and neither would any without delivery.
+    """
+    with EventBus() as bus:
+        bus.subscribe(OrderPlaced, handler, name="take")
+        bus.subscribe(OrderPlaced, fail, name="fail", where=lambda placed: placed.total > 0)
+        with record(bus, without="take"):
+            told = by_name(bus, OrderPlaced(total=1))
+            assert {
+                "fail": (True, "subscribed to OrderPlaced"),
+                "take": (False, "left out of this recording, by without="),
+            } == told
+        with record(bus, deliver=False):
+            told = by_name(bus, OrderPlaced(total=0))
+            assert {
+                "fail": (False, "its filter (where=) says no"),
+                "take": (False, "nothing is delivered while recording with deliver=False"),
+            } == told
+        assert by_name(bus, OrderPlaced())["take"][0]
+
+
 def test_a_filter_comes_before_a_key():
     """
     Where the filter says no, nobody asks for the key.
@@ -298,7 +356,7 @@ def test_a_redrive_comes_its_subscriptions_way_again():
 
 def test_time_is_measured_where_asked_for(publish: Publish):
     """
-    A bus with ``timings`` tells number, sum and longest of the successful attempts.
+    A bus with ``timings`` tells number, sum and longest of the attempts, whatever came of them.
     """
     clock = VirtualClock()
     bus = EventBus(clock=clock, timings=True)
@@ -311,7 +369,34 @@ def test_time_is_measured_where_asked_for(publish: Publish):
     bus.subscribe(OrderPlaced, work, name="work")
     for total in (1, 3, 5, 2):
         publish(bus, OrderPlaced(total=total))
-    assert HandlerTime(count=3, total=6.0, max=3.0) == bus.stats().subscriptions["work"].time
+    assert HandlerTime(count=4, total=11.0, max=5.0) == bus.stats().subscriptions["work"].time
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("delivery", [None, Queued(), Durable()], ids=["inline", "queued", "log"])
+def test_each_attempt_is_measured(publish: Publish, delivery: Any, is_async: bool):
+    """
+    Two that fail and one that succeeds are three, and the time between them is no time in it.
+    """
+    seconds = iter([30.0, 20.0, 1.0])
+    with TestBus(timings=True, durable=True, errors="collect") as bus:
+
+        def work(placed: OrderPlaced) -> None:
+            spent = next(seconds)
+            bus.clock.advance(spent)
+            if spent > 1:
+                raise TimeoutError
+
+        async def awork(placed: OrderPlaced) -> None:
+            work(placed)
+
+        mode = {} if delivery is None else {"delivery": delivery}
+        policy = fixed(attempts=3, delay=600.0)
+        bus.subscribe(OrderPlaced, awork if is_async else work, name="work", retry=policy, **mode)
+        publish(bus, OrderPlaced())
+        bus.settle(until=lambda: bool(bus.delivered))
+        expected = HandlerTime(count=3, total=51.0, max=30.0)
+        assert expected == bus.stats().subscriptions["work"].time
 
 
 def test_time_is_not_measured_otherwise(publish: Publish):

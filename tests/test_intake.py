@@ -5,11 +5,13 @@ Taking in: what a publisher sees of a queue, with room and without, in both colo
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -17,7 +19,7 @@ from typing import Any
 import attrs
 import pytest
 
-from eventbus import EventBus, Queued, QueueFullError, Receipt, event
+from eventbus import EventBus, HandlerErrors, Queued, QueueFullError, Receipt, event
 from eventbus._intake import Intake, call_soon
 from eventbus._process import _at_exit
 from eventbus.instrumentation import Dropped
@@ -73,6 +75,141 @@ def hand_bus(**options: Any) -> HandBus:
     bus = HandBus()
     bus.subscribe(Read | Sensed, ignore, name="ignore", delivery=Queued(**options))
     return bus
+
+
+# -- the only one on its route
+
+
+@in_both_colours
+def test_the_receipt_is_the_job(publish: Publish):
+    """
+    A publish that goes into one queue alone is over at once; its receipt waits there itself.
+    """
+    bus = hand_bus()
+    publish(bus, Read(0))  # which made the route
+    receipt = publish(bus, Read(1))
+    assert receipt is queue_of(bus)._backlog.waiting()[1]
+    assert (True, None, 1, 0) == (
+        receipt.finished,
+        receipt.parent,
+        receipt.queued,
+        receipt.delivered,
+    )
+    assert not receipt.envelope.is_late
+    assert 2 == bus.stats().published
+
+
+@in_both_colours
+def test_the_receipt_as_a_job_tells_its_cause(publish: Publish):
+    """
+    What a handler publishes into a queue was caused by its event, and a cycle is found out.
+    """
+    bus, receipts = hand_bus(), list[Receipt]()
+
+    def cause(sensed: Sensed) -> None:
+        receipts.append(bus.publish(Read(1)))
+
+    bus.publish(Read(0))
+    bus.subscribe(Sensed, cause, name="cause")
+    root = publish(bus, Sensed("a"))
+    (caused,) = receipts
+    assert root.id == caused.envelope.causation_id
+    assert root.id == caused.envelope.correlation_id
+
+
+def closing_in_between(queue: Intake, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
+    """
+    Have *end* called between a publisher's look at the queue and what he does then.
+    """
+    now = queue._now
+
+    def look() -> float:
+        monkeypatch.undo()
+        end()
+        return now()
+
+    monkeypatch.setattr(queue, "_now", look)
+
+
+def test_closed_in_between(monkeypatch: pytest.MonkeyPatch):
+    """
+    A bus that is closed while an event is put into its only queue leaves that in the receipt.
+    """
+    bus = EventBus()
+    bus.subscribe(Read, ignore, name="ignore", delivery=Queued())
+    bus.publish(Read(0))
+    bus.drain(PATIENCE)
+    closing_in_between(queue_of(bus), monkeypatch, bus.close)
+    (failure,) = bus.publish(Read(1)).failures
+    assert "closed before ignore could accept Read" in str(failure.exception)
+
+
+def test_closed_in_between_on_a_bus_that_raises(monkeypatch: pytest.MonkeyPatch):
+    """
+    With ``errors="raise"`` that is raised.
+    """
+    bus = EventBus(errors="raise")
+    bus.subscribe(Read, ignore, name="ignore", delivery=Queued())
+    bus.publish(Read(0))
+    bus.drain(PATIENCE)
+    closing_in_between(queue_of(bus), monkeypatch, bus.close)
+    with pytest.raises(HandlerErrors, match="1 handler of Read failed: ignore"):
+        bus.publish(Read(1))
+
+
+def test_cancelled_in_between(monkeypatch: pytest.MonkeyPatch):
+    """
+    A subscription that is cancelled while an event comes to it has missed it.
+    """
+    bus = EventBus()
+    subscription = bus.subscribe(Read, ignore, name="ignore", delivery=Queued())
+    bus.publish(Read(0))
+    bus.drain(PATIENCE)
+    closing_in_between(queue_of(bus), monkeypatch, subscription.cancel)
+    receipt = bus.publish(Read(1))
+    assert (True, 0, True) == (receipt.ok, receipt.queued, receipt.unhandled)
+
+
+def test_publishing_without_end_lets_the_worker_go_on():
+    """
+    A task that publishes event after event lets the loop's other tasks run now and then.
+    """
+    handled: list[int] = []
+
+    async def handle(read: Read) -> None:
+        handled.append(read.number)
+
+    async def live() -> None:
+        async with EventBus() as bus:
+            bus.subscribe(Read, handle, delivery=Queued())
+            for number in range(300):
+                await bus.apublish(Read(number))
+            assert 150 < len(handled)
+
+    asyncio.run(live())
+    assert [*range(300)] == handled
+
+
+def test_what_was_handled_is_freed_at_once():
+    """
+    Receipts and contexts of events that were handled need no garbage collector.
+    """
+
+    class Held:
+        __slots__ = ("__weakref__",)
+
+    bus = EventBus()
+    seen = list[weakref.ref[Held]]()
+    bus.subscribe(Held, lambda held: seen.append(weakref.ref(held)), name="see", delivery=Queued())
+    gc.disable()
+    try:
+        for _ in range(3):
+            bus.publish(Held())
+        bus.drain(PATIENCE)
+        bus.close()
+        assert [None] * 3 == [each() for each in seen]
+    finally:
+        gc.enable()
 
 
 # -- with room
@@ -236,7 +373,7 @@ def test_cancelled_while_it_is_published(publish: Publish, overflow: Any):
 
     def leave(happened: Read) -> None:
         queue.retire(lambda: None)
-        subscription.is_active = False
+        subscription.is_live = False
 
     bus.subscribe(Read, leave, name="leave")
     subscription = bus.subscribe(Read, ignore, name="x", delivery=Queued(overflow=overflow))

@@ -5,11 +5,13 @@ The store in memory: transactions, crashes and its end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from eventbus.errors import LeaseLostError, StoreClosedError, StoreError, StoreLockedError
 from eventbus.idempotency import InMemoryIdempotencyStore
+from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
 from eventbus.progress import Lease, Step
 from eventbus.testing.contracts._records import record, records
@@ -97,12 +99,39 @@ def test_transactions_take_turns(store: MemoryStore):
     """
     lease = leased(store)
     with store.progress.transaction(lease):
-        with pytest.raises(StoreLockedError, match=r"0\.01 seconds"):
-            store.progress.transaction(lease).__enter__()
+        for of in (lease, "a"):
+            with pytest.raises(StoreLockedError, match=r"0\.01 seconds that a waited"):
+                store.progress.transaction(of).__enter__()
         store.close()  # does not wait for ever either
     store.crash()
     with store.progress.transaction(leased(store)):
         pass
+
+
+def test_a_redrive_does_not_survive_a_crash_either(store: MemoryStore):
+    """
+    Whoever redrives has no lease that would be lost, and is told all the same.
+    """
+    with (
+        pytest.raises(StoreClosedError, match="crashed while a letter of a was redriven"),
+        store.progress.transaction("a"),
+    ):
+        store.crash()
+
+
+def test_a_claim_does_not_survive_a_crash(store: MemoryStore):
+    """
+    Who had it is gone, and another one redrives the letter.
+    """
+    [first, *_] = store.log.read(limit=1)
+    now = datetime(2024, 1, 1, tzinfo=UTC)
+    store.letters.add(
+        KeptLetter(id="L", subscription="a", record=first, first_failure=now, last_failure=now)
+    )
+    assert store.letters.claim("L", owner="me", ttl=60.0, now=0.0)
+    assert not store.letters.claim("L", owner="you", ttl=60.0, now=0.0)
+    store.crash()
+    assert store.letters.claim("L", owner="you", ttl=60.0, now=0.0)
 
 
 def test_a_connection_joins_while_its_transaction_is_open(store: MemoryStore):

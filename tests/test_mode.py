@@ -5,7 +5,7 @@ The values of ``delivery=``: what they refuse, and how they say it.
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import attrs
@@ -26,6 +26,16 @@ def test_the_defaults():
     A queue holds 1,000 events, blocks when it is full, and has one worker, unless told otherwise.
     """
     assert (1_000, "block", 1, None) == attrs.astuple(Queued())
+
+
+def test_no_subscription_begins_in_the_future():
+    """
+    It would begin with the next event, which is not what was asked for.
+    """
+    with pytest.raises(ValueError, match="is yet to come"):
+        Durable(start=datetime.now(UTC) + timedelta(days=1))
+    began = datetime.now(UTC)
+    assert began == Durable(start=began).start
 
 
 @pytest.mark.parametrize("option", ["capacity", "workers"])

@@ -21,6 +21,7 @@ from eventbus import (
     HandlerErrors,
     Queued,
     Receipt,
+    RunningLoopError,
     _process,
     current_envelope,
     event,
@@ -306,6 +307,37 @@ def test_on_a_bus_that_a_loop_has_entered_it_is_published_there() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("makes_many", [False, True], ids=["publish", "publish_many"])
+def test_a_call_in_a_loop_may_put_off_what_is_awaited_later(makes_many: bool) -> None:
+    """
+    Nothing is waited for by a publish that is due later; one of now is refused as ever.
+    """
+    taken: list[object] = []
+
+    async def main() -> None:
+        async with EventBus() as bus:
+            done = asyncio.Event()
+
+            async def take(noted: Reminded) -> None:
+                taken.append(asyncio.get_running_loop())
+                done.set()
+
+            def publish(**options: Any) -> Any:
+                if makes_many:
+                    return bus.publish_many([Reminded(1)], **options)
+                return bus.publish(Reminded(1), **options)
+
+            bus.subscribe(Reminded, take)
+            for now in ({}, {"delay": 0}, {"at": datetime(2020, 1, 1, tzinfo=UTC)}):
+                with pytest.raises(RunningLoopError):
+                    publish(**now)
+            publish(delay=0.01)
+            await asyncio.wait_for(done.wait(), PATIENCE)
+            assert [asyncio.get_running_loop()] == taken
+
+    asyncio.run(main())
+
+
 def test_what_is_not_due_when_the_bus_is_closed_is_kept_as_dead_letters() -> None:
     """
     One for each subscription that would have got it, and the report names them.
@@ -487,7 +519,7 @@ def test_what_is_due_later_and_lost_with_the_process_is_logged(
     caplog.clear()
     bus.close(0.0)
     _process._at_exit()
-    assert [] == [each for each in caplog.messages if "delayed" in each]
+    assert [] == [each for each in caplog.messages if "process ends" in each]
 
 
 def test_a_forked_process_leaves_to_its_parent_what_is_due_later() -> None:

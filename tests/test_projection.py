@@ -17,9 +17,13 @@ import pytest
 from eventbus import (
     DeclarationError,
     DecodeError,
+    Durable,
     Envelope,
+    EventBus,
+    LeaseLostError,
     ProjectionError,
     SubscriptionBusyError,
+    SubscriptionOptionError,
     event,
     on,
 )
@@ -27,6 +31,7 @@ from eventbus.codec import JSONCodec
 from eventbus.event_log import Record
 from eventbus.memory import MemoryStore
 from eventbus.projection import Projection, projection
+from eventbus.replay import Keeper
 from eventbus.sqlite import SQLiteStore
 from eventbus.store import Store
 from eventbus.testing import VirtualClock
@@ -49,6 +54,7 @@ class Closed:
     account: str
 
 
+DURABLE = Durable()
 WRITER = JSONCodec()
 BALANCES = "CREATE TABLE balances (account TEXT PRIMARY KEY, cents INTEGER NOT NULL)"
 ADD = "INSERT INTO balances VALUES (?, ?) ON CONFLICT DO UPDATE SET cents = cents + excluded.cents"
@@ -319,7 +325,7 @@ def test_tables_stand_in_a_store_in_memory_too():
     deposit(store, 4)
     assert 3 == balances.catch_up()
     clock = VirtualClock()
-    lease = store.progress.acquire("balances", owner="test", ttl=1.0, now=clock.time())
+    lease = store.progress.acquire("projection:balances", owner="test", ttl=1.0, now=clock.time())
     assert lease is not None
     with store.progress.transaction(lease) as transaction:
         found = transaction.connection.execute("SELECT * FROM balances").fetchall()
@@ -553,7 +559,7 @@ def test_one_process_at_a_time_brings_tables_on(file: SQLiteStore):
     balances = made(Balances, file)
     balances.catch_up()
     clock = VirtualClock(start=0.0)
-    file.progress.acquire("balances", owner="another", ttl=10.0, now=clock.time())
+    file.progress.acquire("projection:balances", owner="another", ttl=10.0, now=clock.time())
     for verb in ("catch_up", "rebuild"):
         with pytest.raises(SubscriptionBusyError, match="consumed by another"):
             getattr(made(Balances, file, clock=clock), verb)()
@@ -575,6 +581,145 @@ def test_one_thread_at_a_time_brings_it_on(store: Store):
     holder.append(made(Circular, store))
     with pytest.raises(SubscriptionBusyError, match="another thread of this process"):
         holder[0].catch_up()
+
+
+def test_an_idle_projection_keeps_its_lease(file: SQLiteStore):
+    """
+    It has nothing to write for hours, and nobody else takes it for dead.
+    """
+    clock = VirtualClock()
+    deposit(file, 5)
+    with made(Balances, file, clock=clock)._alone_in_turns() as advance:
+        for _ in range(5):
+            advance()
+            clock.advance(50)  # less than the lease, and more than two thirds of it
+        advance()
+        lease = file.progress.position("projection:balances").lease
+        assert lease is not None
+        assert lease.expires > clock.time()
+        with pytest.raises(SubscriptionBusyError):
+            made(Balances, file, clock=clock).catch_up()
+    assert [("a", 5)] == rows(file)
+
+
+def test_a_subscription_of_the_same_name_has_a_place_of_its_own(store: Store):
+    """
+    Neither takes anything from the other.
+    """
+    bus, seen = EventBus(store=store, name="shop"), list[int]()
+    totals = made(Balances, store)
+    bus.subscribe(
+        Deposited, lambda each: seen.append(each.cents), name="balances", delivery=DURABLE
+    )
+    bus.publish(Deposited("a", 1))
+    totals.catch_up()
+    bus.start()
+    assert bus.drain(60.0).ok
+    bus.publish(Deposited("a", 2))
+    assert bus.drain(60.0).ok
+    assert ([1, 2], 2) == (seen, totals.catch_up())
+    with pytest.raises(SubscriptionOptionError, match="the place of a projection in the log"):
+        bus.subscribe(Deposited, print, name="projection:balances", delivery=DURABLE)
+    assert 1 == len(bus.subscriptions)
+    bus.close()
+
+
+def test_another_projection_of_the_same_name_is_refused(file: SQLiteStore):
+    """
+    It has other tables at the same version: it would be given the place of the first one.
+    """
+
+    @projection(name="balances", tables="CREATE TABLE visits (account TEXT)")
+    class Visits:
+        @on
+        def deposited(self, happened: Deposited, db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO visits VALUES (?)", (happened.account,))
+
+    deposit(file, 5)
+    made(Balances, file).catch_up()
+    visits = made(Visits, file)
+    for _ in range(2):
+        with pytest.raises(ProjectionError, match=r"tables balances in the file.* makes visits"):
+            visits.catch_up()
+    deposit(file, 2)
+    made(Balances, file).catch_up()
+    assert [("a", 7)] == rows(file)
+
+
+# -- from a pruned log -------------------------------------------------------------------------
+
+
+def test_tables_are_not_built_from_what_is_left_of_a_log(file: SQLiteStore):
+    """
+    Of another version or anew: the old ones stay, and go on.
+    """
+    deposit(file, 100, 1)
+    balances = made(Balances, file)
+    balances.catch_up()
+    file.log.prune(before=2)
+    with pytest.raises(ProjectionError, match=r"before offset 2 was pruned.*partial=True"):
+        made(Doubled, file).catch_up()
+    with pytest.raises(ProjectionError, match="What was built before stays"):
+        balances.rebuild()
+    assert [("a", 101)] == rows(file)
+    deposit(file, 4)
+    balances.catch_up()
+    assert [("a", 105)] == rows(file)
+
+
+def test_state_in_memory_is_not_built_from_what_is_left_of_a_log(store: Store):
+    """
+    One that was built before goes on.
+    """
+    deposit(store, 100, 1)
+    totals = made(Totals, store)
+    totals.catch_up()
+    store.log.prune(before=2)
+    deposit(store, 4)
+    assert 3 == totals.catch_up()
+    assert {"a": 105} == totals.state.cents
+    with pytest.raises(ProjectionError, match="totals cannot be built"):
+        totals.rebuild()
+    assert {"a": 105} == totals.state.cents
+    with pytest.raises(ProjectionError):
+        made(Totals, store).catch_up()
+
+
+@pytest.mark.parametrize("tables", ["", BALANCES])
+def test_what_is_pruned_meanwhile_is_noticed(store: Store, tables: str):
+    """
+    It may not have been read yet.
+    """
+
+    @projection(tables=tables)
+    class Slow:
+        @on
+        def deposited(self, happened: Deposited) -> None:
+            if prunes:
+                store.log.prune(before=2)
+
+    prunes = list[bool]()
+    deposit(store, 100, 1)
+    slow = made(Slow, store)
+    slow.catch_up()
+    prunes.append(True)
+    with pytest.raises(ProjectionError, match="before offset 2"):
+        slow.rebuild()
+
+
+def test_what_is_meant_to_be_partial_is_built_from_the_rest(store: Store):
+    """
+    Its class says so.
+    """
+
+    @projection(partial=True)
+    class Recent(Totals): ...
+
+    deposit(store, 100, 1)
+    store.log.prune(before=2)
+    recent = made(Recent, store)
+    assert 2 == recent.catch_up()
+    assert {"a": 1} == recent.state.cents
 
 
 # -- going on by itself ----------------------------------------------------------------------
@@ -655,7 +800,7 @@ def test_a_second_process_stands_by(file: SQLiteStore):
     """
     balances = made(Balances, file)
     balances.catch_up()
-    lease = file.progress.acquire("balances", owner="another", ttl=9e9, now=9e9)
+    lease = file.progress.acquire("projection:balances", owner="another", ttl=9e9, now=9e9)
     assert lease is not None
     with balances:
         deposit(file, 1)
@@ -664,6 +809,31 @@ def test_a_second_process_stands_by(file: SQLiteStore):
         file.progress.release(lease)
         assert balances.wait(timeout=60.0)
     assert [("a", 1)] == rows(file)
+
+
+def test_one_that_stood_still_stands_by_without_a_fuss(
+    file: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Somebody else has taken it over meanwhile, which is no failure.
+    """
+    renew, is_late = Keeper.renew, list[bool]()
+
+    def late(self: Keeper) -> None:
+        if is_late:
+            raise LeaseLostError("somebody else has it", subscription="balances", owner="another")
+        renew(self)
+
+    monkeypatch.setattr(Keeper, "renew", late)
+    balances = made(Balances, file)
+    with balances:
+        is_late.append(True)
+        deposit(file, 1)
+        until(balances, lambda: isinstance(balances.error, LeaseLostError))
+        is_late.clear()
+        assert balances.wait(timeout=60.0)
+    assert {"WARNING"} == {each.levelname for each in caplog.records}
+    assert "projection balances is brought on by somebody else now" in caplog.text
 
 
 def test_the_end_of_a_block_that_never_began_is_fine(store: Store):

@@ -16,11 +16,13 @@ from eventbus import (
     EventBus,
     HandlerErrors,
     PublishCycleError,
+    Queued,
     Receipt,
     current_envelope,
     event,
 )
 from eventbus.instrumentation import Duplicate, Published, Unhandled
+from eventbus.retry import fixed
 from eventbus.testing import VirtualClock
 
 
@@ -96,6 +98,15 @@ def test_headers_are_none_unless_somebody_gives_some(publish: Publish) -> None:
     bus = EventBus(clock=VirtualClock())
     assert {} == dict(publish(bus, A()).envelope.headers)
     assert {} == dict(publish(bus, A(), headers=None, correlation_id=None).envelope.headers)
+
+
+@pytest.mark.parametrize("envelopes", ["eager", "lazy"])
+def test_an_event_in_no_log_has_no_place_there(publish: Publish, envelopes: Any) -> None:
+    """
+    Its envelope has no offset, and it is no replay.
+    """
+    envelope = publish(EventBus(envelopes=envelopes, clock=VirtualClock()), A()).envelope
+    assert (None, False) == (envelope.offset, envelope.is_replay)
 
 
 @pytest.mark.parametrize("answer", [None, {"a": "b"}])
@@ -250,6 +261,27 @@ def test_a_publishers_key_is_free_after_a_failure(publish: Publish, errors: Any)
     assert [1, 2] == calls
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"retry": fixed(attempts=2, delay=0)},
+        {"idempotency_key": "n"},
+        {"where": lambda happened: 1 / happened.n > 0},
+        {"where": lambda happened: 1 / happened.n > 0, "delivery": Queued()},
+    ],
+    ids=["retry", "idempotency", "filter", "filter of a queue"],
+)
+def test_a_raising_bus_raises_each_time(publish: Publish, options: Any) -> None:
+    """
+    With ``errors="raise"`` each publish raises what a subscription's policies gave up on.
+    """
+    bus = EventBus(errors="raise", clock=VirtualClock())
+    bus.subscribe(A, lambda happened: 1 / happened.n, name="handle", **options)
+    for _ in range(3):
+        with pytest.raises(HandlerErrors, match="1 handler of A failed: handle"):
+            publish(bus, A(0))
+
+
 def test_a_raising_bus_raises_the_failures_of_a_batch_after_all_of_it() -> None:
     """
     publish_many delivers each event, then raises one group with every failure.
@@ -321,6 +353,30 @@ def test_a_publish_that_is_over_lets_its_own_cause_go() -> None:
     gc.collect()
     assert 3 == last.event.n
     assert kept[0]() is None
+
+
+def test_a_chain_of_tasks_nobody_asked_for_envelopes_still_knows_its_causes() -> None:
+    """
+    Each is written down when its publish is over and the next begins, and may be read last.
+    """
+    bus, tasks = EventBus(clock=VirtualClock()), []
+
+    @bus.on(A)
+    async def handle(happened: A) -> None:
+        if happened.n < 4:
+            tasks.append(asyncio.ensure_future(bus.apublish(A(happened.n + 1))))
+
+    async def main() -> list[Receipt]:
+        receipts = [await bus.apublish(A(0))]
+        for task in tasks:
+            receipts.append(await task)
+        return receipts
+
+    envelopes = [each.envelope for each in reversed(asyncio.run(main()))]
+    assert [4, 3, 2, 1, 0] == [each.event.n for each in envelopes]
+    ids = [each.id for each in envelopes]
+    assert [*ids[1:], None] == [each.causation_id for each in envelopes]
+    assert 5 * [ids[-1]] == [each.correlation_id for each in envelopes]
 
 
 def test_depth_is_counted_along_publishes_that_are_under_way() -> None:

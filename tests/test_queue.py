@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eventbus._job import NOBODY, Depth, Job, Latch, Worker
+from eventbus._job import NOBODY, Depth, Job, Latch, Worker, into_hand
 from eventbus._process import _after_fork
 from queue_by_hand import Hands, is_awake
 
@@ -888,3 +888,23 @@ def test_nobody():
     assert None is NOBODY.perform(job, Worker())
     with pytest.raises(StopIteration):
         NOBODY.aperform(job, Worker()).send(None)  # type: ignore[attr-defined]
+
+
+def test_a_job_comes_into_a_workers_hand_in_one_step():
+    """
+    What is taken from the queue is in the worker's hand at once, in order; then there is none.
+    """
+    hands, worker = Hands(), Worker()
+    hands.queue.limit = 0
+    first, second = hands.append(1), hands.append(2)
+    take = into_hand(worker, hands.queue.ready)
+    taken = list[Job | None]()
+    for _ in range(2):
+        take()
+        taken.append(worker.job)
+    assert [first, second] == taken
+    with pytest.raises(IndexError):
+        take()
+    third = hands.append(3)
+    take()
+    assert third is worker.job

@@ -51,3 +51,14 @@ def test_asking_twice_notes_the_subscription_once():
     [error] = caught.value.exceptions
     assert ["in subscription 'h', after 1 attempt"] == error.__notes__
     assert "failures=['h']" in repr(receipt)
+
+
+def test_a_duplicate_shows_that_it_is_one():
+    """
+    Its repr says so, for it reads as if nobody had handled the event otherwise.
+    """
+    bus = EventBus(clock=VirtualClock())
+    bus.subscribe(A, lambda happened: None, name="h", idempotency_key="n")
+    assert ["<Receipt of A: delivered=1>", "<Receipt of A: delivered=0, duplicate=True>"] == [
+        repr(bus.publish(A())) for _ in range(2)
+    ]

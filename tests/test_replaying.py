@@ -24,6 +24,7 @@ from eventbus import (
     event,
 )
 from eventbus._mode import Durable
+from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
 from eventbus.progress import Step
 from eventbus.replay import Replayed
@@ -114,6 +115,33 @@ def test_what_was_not_handled_yet_comes_afterwards(bus: EventBus, store: Store):
     bus.publish(Placed("c"))
     bus.drain()
     assert [("a", True), ("b", False), ("c", False)] == found
+
+
+def test_a_replay_and_a_redrive_handle_an_event_once(bus: EventBus, store: Store, again: Replay):
+    """
+    After a bug was mended: the replay leaves to the redrive what stands as a dead letter.
+    """
+    sums = dict[str, int]()
+
+    @bus.on(Placed, name="mailer", delivery=Durable(), reset=sums.clear)
+    def add_up(placed: Placed) -> None:
+        sums[placed.order] = sums.get(placed.order, 0) + 1
+
+    bus.publish_many([Placed("a"), Placed("b")])
+    had(store)
+    [record] = store.log.read(after=1)
+    now = record.time
+    store.letters.add(
+        KeptLetter(
+            id="one", subscription="mailer", record=record, first_failure=now, last_failure=now
+        )
+    )
+    done = again(bus, "mailer")
+    assert ({"a": 1}, 1, 1) == (sums, done.delivered, done.dead_letters)
+    [receipt] = bus.redrive_all()
+    assert (True, {"a": 1, "b": 1}) == (receipt.ok, sums)
+    assert (2, 0) == ((done := again(bus, "mailer")).delivered, done.dead_letters)
+    assert {"a": 1, "b": 1} == sums
 
 
 def test_a_running_subscription_is_not_replayed(bus: EventBus, again: Replay):
@@ -234,6 +262,67 @@ def test_a_handler_with_a_connection_writes_in_a_transaction(
         again(bus, "mailer")
     again(bus, "mailer", from_=2)
     assert [0, 1, 1, 2] == counts
+
+
+def test_what_such_a_handler_publishes_reaches_everybody_after_its_commit(
+    bus: EventBus, store: Store, again: Replay, caplog: pytest.LogCaptureFixture
+):
+    """
+    And nobody if it raises. What fails then is no failure of the handler any more.
+    """
+    heard = list[tuple[str, int]]()
+    is_there, fails = list[bool](), list[bool]()
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    def mail(placed: Placed, db: sqlite3.Connection) -> None:
+        bus.publish(Noted(placed.order))
+        heard.append(("handled", store.log.last_offset()))
+        if placed.order == "b" and not is_there:
+            raise ValueError("no")
+
+    @bus.on(Noted, name="inline")
+    def hear(noted: Noted) -> None:
+        heard.append((noted.text, store.log.last_offset()))
+        if fails:
+            raise KeyError(noted.text)
+
+    bus.publish_many([Placed("a"), Placed("b")])
+    had(store)
+    with pytest.raises(ValueError, match="no"):
+        again(bus, "mailer")
+    assert [("handled", 2), ("a", 3), ("handled", 3)] == heard
+    heard.clear()
+    is_there.append(True)
+    fails.append(True)
+    done = again(bus, "mailer", from_=2)
+    assert ([("handled", 3), ("b", 4)], 1) == (heard, done.delivered)
+    assert ["inline"] == [each.subscription for each in bus.dead_letters]
+    assert "" == "".join(each for each in caplog.messages if "in its transaction" in each)
+
+
+def test_a_bus_that_raises_logs_what_comes_after_the_commit(
+    store: Store, again: Replay, caplog: pytest.LogCaptureFixture
+):
+    """
+    The replay goes on: the handler has done its part.
+    """
+    bus, found = EventBus(store=store, errors="raise"), list[str]()
+
+    @bus.on(Placed, name="mailer", delivery=Durable())
+    def mail(placed: Placed, db: sqlite3.Connection) -> None:
+        bus.publish(Noted(placed.order))
+
+    @bus.on(Noted, name="inline")
+    def hear(noted: Noted) -> None:
+        found.append(noted.text)
+        raise KeyError(noted.text)
+
+    bus.publish_many([Placed("a"), Placed("b")])
+    had(store)
+    assert 2 == again(bus, "mailer").delivered
+    assert ["a", "b"] == found
+    assert 2 == sum("what mailer has published, in its" in each for each in caplog.messages)
+    bus.close()
 
 
 def test_observers_are_told_how_far_it_is(bus: EventBus, store: Store):

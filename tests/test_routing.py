@@ -277,7 +277,15 @@ class Folding:
         call = self.call or (lambda it: None)
         return Folded(call, call, lambda it: None, lambda *_: None)
 
+    raises = False
+
     def seal(self, receipt: Receipt, declaration: object) -> Any:
+        raise AssertionError("nothing is published here")
+
+    def descend(self, receipt: Receipt, parent: Receipt) -> None:
+        raise AssertionError("nothing is published here")
+
+    def conclude(self, receipt: Receipt) -> Any:
         raise AssertionError("nothing is published here")
 
 

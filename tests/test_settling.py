@@ -335,6 +335,32 @@ def test_settling_in_a_loop_is_refused_where_a_handler_needs_the_loop() -> None:
     assert [1] == seen
 
 
+def test_settling_in_a_loop_is_refused_where_it_leads_to_what_needs_the_loop() -> None:
+    """
+    A sync handler that publishes for an async one is handled, and the other waits.
+    """
+    with TestBus() as bus:
+        seen: list[int] = []
+
+        @bus.on(delivery=Queued(), name="afterwards")
+        async def ahandle(noted: Noted) -> None:
+            seen.append(noted.amount)
+
+        bus.subscribe(
+            Deposited, lambda e: bus.publish(Noted(e.amount)), delivery=Queued(), name="first"
+        )
+
+        async def main() -> None:
+            bus.publish(Deposited(1))
+            with pytest.raises(RunningLoopError, match="what waits for afterwards"):
+                bus.settle()
+            assert [] == seen
+            await bus.asettle()
+            assert [1] == seen
+
+        asyncio.run(main())
+
+
 def test_a_settle_inside_of_a_handler_leaves_the_rest_to_the_one_around_it() -> None:
     """
     Handlers never run inside each other because of it.
@@ -386,6 +412,49 @@ def test_a_full_queue_that_is_paused_refuses_instead_of_waiting_for_ever() -> No
         receipt = bus.publish(Noted(2))
         assert [QueueFullError] == [type(each.exception) for each in receipt.failures]
         assert "paused" in str(receipt.failures[0].exception)
+
+
+@both
+@pytest.mark.parametrize("way", ["settle", "drain", "close"])
+def test_a_rate_is_kept_on_the_virtual_clock(colour: Colour, way: str) -> None:
+    """
+    Each event is handled when its rate allows it, and none is left over.
+    """
+    times: list[float] = []
+    bus = TestBus()
+    bus.subscribe(
+        Noted,
+        colour.handler(lambda _: times.append(bus.clock.monotonic())),
+        delivery=Queued(),
+        max_rate=2.0,
+        name="x",
+    )
+    ways: dict[str, Callable[[], Any]] = {
+        "settle": colour.settle(bus, until=lambda: len(times) == 4),
+        "drain": bus.adrain if colour.is_async else bus.drain,
+        "close": bus.aclose if colour.is_async else bus.close,
+    }
+    noted = [Noted(number) for number in range(4)]
+    colour.run(colour.publish(bus, *noted), colour.settle(bus), ways[way])
+    assert [0.0, 0.5, 1.0, 1.5] == times
+    assert 0 == bus.stats().subscriptions["x"].undelivered
+
+
+def test_advancing_the_clock_hands_out_at_the_rate() -> None:
+    """
+    What a rate holds back becomes due on the way of the clock, each at its own time.
+    """
+    with TestBus() as bus:
+        times: list[float] = []
+
+        @bus.on(Noted, delivery=Queued(), max_rate=2.0)
+        def take(noted: Noted) -> None:
+            times.append(bus.clock.monotonic())
+
+        bus.publish_many([Noted(number) for number in range(3)])
+        bus.settle()
+        bus.clock.advance(5.0)
+        assert [0.0, 0.5, 1.0] == times
 
 
 @both
@@ -637,6 +706,61 @@ def test_settling_in_a_loop_handles_what_needs_none() -> None:
             assert [1] == seen
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_entered", [False, True], ids=["fixture", "async with"])
+def test_a_delayed_publish_is_awaited_in_the_tests_own_task(is_entered: bool) -> None:
+    """
+    Advancing the clock leaves it to asettle, wherever the bus was made; a call is refused.
+    """
+    bus = TestBus()
+    loops: list[object] = []
+
+    @bus.on(name="ahandle")
+    async def ahandle(noted: Noted) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    async def main() -> object:
+        await bus.apublish(Noted(1), delay=5.0)
+        bus.clock.advance(6.0)
+        assert [] == loops
+        with pytest.raises(RunningLoopError, match="waits for ahandle, which is async"):
+            bus.settle()
+        await bus.asettle()
+        return asyncio.get_running_loop()
+
+    async def entering() -> object:
+        async with bus:
+            return await main()
+
+    expected = asyncio.run(entering() if is_entered else main())
+    assert [expected] == loops
+    bus.close()
+
+
+@pytest.mark.parametrize("is_entered", [False, True], ids=["fixture", "async with"])
+def test_a_delayed_publish_to_sync_handlers_goes_with_the_clock(is_entered: bool) -> None:
+    """
+    Advancing the clock in a loop publishes what needs none, at its own time.
+    """
+    bus = TestBus()
+    times: list[float] = []
+
+    @bus.on(Noted)
+    def handle(noted: Noted) -> None:
+        times.append(bus.clock.monotonic())
+
+    async def main() -> None:
+        bus.publish(Noted(1), delay=5.0)
+        bus.clock.advance(6.0)
+
+    async def entering() -> None:
+        async with bus:
+            await main()
+
+    asyncio.run(entering() if is_entered else main())
+    assert [5.0] == times
+    bus.close()
 
 
 def test_a_restart_forgets_what_waits_in_queues_and_what_is_due_later() -> None:

@@ -12,7 +12,7 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from types import CoroutineType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, Optional, TypeVar, Union
-from unittest.mock import AsyncMock, Mock, create_autospec
+from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec
 
 import pytest
 from typing_extensions import TypeAliasType
@@ -20,6 +20,7 @@ from typing_extensions import TypeAliasType
 import eventbus
 from eventbus import Envelope, EventBus, HandlerSignatureError, event
 from eventbus._signature import HandlerSignature, event_types_of, name_of, read_signature
+from eventbus.testing import TestBus
 from stable_ids import stable
 
 if TYPE_CHECKING:
@@ -172,6 +173,10 @@ class Service:
     def method(self, placed: OrderPlaced) -> None: ...
 
     async def amethod(self, placed: OrderPlaced) -> None: ...
+
+    def enveloped(self, placed: OrderPlaced, envelope: Envelope[Any]) -> None: ...
+
+    async def aenveloped(self, placed: OrderPlaced, envelope: Envelope[Any]) -> None: ...
 
     def own(self, opened: Opened) -> None: ...
 
@@ -464,6 +469,15 @@ def may_return_awaitable(placed: OrderPlaced) -> Awaitable[None] | None: ...
         (functools.partial(coroutine), True),
         (functools.partial(AsyncService()), True),
         (AsyncMock(), True),
+        (AsyncMock(spec=typed), True),
+        (Mock(spec=coroutine), True),
+        (create_autospec(Service, instance=True).amethod, True),
+        (create_autospec(Service, instance=True).method, False),
+        (create_autospec(Service).method, False),
+        (Mock(spec=typed), False),
+        (MagicMock(spec=typed), False),
+        (MagicMock(spec=Service().method), False),
+        (create_autospec(typed), False),
         (returns_awaitable, True),
         (returns_coroutine, True),
         (returns_coroutine_type, True),
@@ -487,6 +501,37 @@ def test_the_colour_is_read_where_it_shows(handler: Callable[..., object], expec
             read(handler)
     else:
         assert expected is read(handler).is_async
+
+
+@pytest.mark.parametrize(
+    "mock",
+    [
+        create_autospec(typed),
+        create_autospec(coroutine),
+        create_autospec(Service, instance=True).method,
+        create_autospec(Service).method,
+        create_autospec(Service, instance=True).amethod,
+        create_autospec(Service, instance=True).enveloped,
+        create_autospec(Service, instance=True).aenveloped,
+        Mock(spec=typed),
+        MagicMock(spec=typed),
+        Mock(spec=coroutine),
+        AsyncMock(spec=typed),
+        Mock(spec=Service().method),
+    ],
+    ids=stable,
+)
+@pytest.mark.parametrize("make", [EventBus, TestBus], ids=stable)
+def test_a_mock_with_a_specification_is_a_handler(mock: Any, make: Callable[[], EventBus]) -> None:
+    """
+    What pretends to be a function is subscribed and called as the mock it is.
+    """
+    mock.reset_mock()
+    with make() as bus:
+        bus.subscribe(OrderPlaced, mock, name="mock")
+        assert bus.publish(OrderPlaced("A-1")).ok
+    assert 1 == mock.call_count
+    assert OrderPlaced("A-1") == mock.call_args.args[0]
 
 
 # -- the envelope ------------------------------------------------------------------------------
@@ -588,6 +633,9 @@ def two(placed: OrderPlaced, ledger: list[str]) -> None: ...
 def needs_keyword(placed: OrderPlaced, *, ledger: list[str]) -> None: ...
 
 
+def anything_and_a_keyword(*placed: OrderPlaced, ledger: list[str]) -> None: ...
+
+
 def third(placed: OrderPlaced, twice: bool = False, envelope: Envelope | None = None) -> None: ...
 
 
@@ -617,6 +665,7 @@ class Generating:
         (only_keyword, r"takes no event"),
         (two, r"needs 'ledger', which nobody would give it.*functools\.partial"),
         (needs_keyword, r"needs 'ledger'"),
+        (anything_and_a_keyword, r"needs 'ledger'.*functools\.partial"),
         (Service.method, r"a method without its instance: subscribe it bound, .*bus\.include"),
         (Service.own, r"a method without its instance"),
         (third, r"put the Envelope second, right after the event"),

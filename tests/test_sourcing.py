@@ -610,6 +610,20 @@ def test_a_pruned_stream_lives_on_in_its_snapshot(store: Store, codec: JSONCodec
         without.load("a/1")
 
 
+def test_a_snapshot_of_what_the_log_has_lost_is_passed_over(store: Store, codec: JSONCodec):
+    """
+    As after a power failure, or a restored backup: what the log has is what happened.
+    """
+    snapshots = InMemorySnapshots()
+    opened(accounts := with_snapshots(store, codec, snapshots=snapshots), 1, 2)
+    accounts.load("a/1")
+    restored = MemoryStore()
+    rest = with_snapshots(restored, codec, snapshots=snapshots)
+    assert Stream(key="a/1", version=0, state=Account()) == rest.load("a/1")
+    assert 1 == rest.change("a/1", lambda _: [Opened("a/1", "Bo")]).version
+    assert Stream(key="a/1", version=1, state=Account("Bo", 0)) == rest.load("a/1")
+
+
 def test_snapshots_every_none_are_refused(store: Store, codec: JSONCodec):
     """
     A distance of zero events is none.

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from eventbus.errors import (
 )
 from eventbus.progress import Step
 from eventbus.sqlite import SQLiteStore
+from eventbus.sqlite import _writer as writers
 from eventbus.sqlite._writer import in_savepoint, in_transaction
 from eventbus.testing.contracts._records import NOON, offsets, record, records
 
@@ -443,6 +445,49 @@ def test_a_cancelled_task_stores_all_or_nothing(store: SQLiteStore):
 
     asyncio.run(main())
     assert store.log.last_offset() in (1, 4)
+
+
+def test_who_awaits_a_store_that_is_closed_in_that_moment_is_told(
+    store: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    The committer is gone: nobody else would settle what came too late.
+    """
+    asyncio.run(store.log.aappend([record()]))
+    make = writers._AsyncJob
+
+    def close_and_make(*given: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        store.close()
+        return make(*given, **options)
+
+    monkeypatch.setattr(writers, "_AsyncJob", close_and_make)
+    with pytest.raises(StoreClosedError):
+        asyncio.run(asyncio.wait_for(store.log.aappend([record()]), 30))
+
+
+def test_who_is_interrupted_tells_those_whose_work_he_has_taken(store: SQLiteStore):
+    """
+    Nobody waits for ever, and the store goes on.
+    """
+
+    class Interrupting(deque[Any]):
+        def __bool__(self) -> bool:
+            if taken:
+                raise KeyboardInterrupt
+            return len(self) > 0
+
+        def popleft(self) -> Any:
+            taken.append(super().popleft())
+            return taken[0]
+
+    taken, writer = list[Any](), store._writer
+    writer._queue = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        writer.run(lambda connection: None)
+    writer._queue = deque()
+    assert taken[0].gate.acquire(blocking=False)
+    assert [1] == store.log.append([record()])
 
 
 def test_a_loop_that_is_gone_is_not_missed(store: SQLiteStore):

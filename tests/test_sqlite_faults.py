@@ -10,8 +10,9 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,13 +77,41 @@ def test_any_name_is_a_path(tmp_path: Path, name: str):
     assert [name] == os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", ":memory:", "file:x.db"])
+@pytest.mark.parametrize("name", ["", ":memory:", "file:x.db", "shop\0.db"])
 def test_what_is_no_path_is_refused(name: str):
     """
     A store is a file; the message names the one that is none.
     """
     with pytest.raises(StoreError, match="MemoryStore"):
         SQLiteStore(name)
+
+
+def test_a_path_may_be_bytes(tmp_path: Path):
+    """
+    As `os` takes them.
+    """
+    given: Any = os.fsencode(tmp_path / "shop.db")
+    with SQLiteStore(given) as store:
+        assert str(tmp_path / "shop.db") == store.path
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path):
+    """
+    It is the file that is missing, and not a right.
+    """
+    (tmp_path / "shop.db").symlink_to(tmp_path / "missing.db")
+    with pytest.raises(StoreAccessError, match="is a link to a file that is not there"):
+        SQLiteStore(tmp_path / "shop.db")
+
+
+def test_tables_of_no_known_version_are_refused(path: Path):
+    """
+    Whoever made them, it was not this library.
+    """
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE eventbus_facts (name TEXT, value INTEGER)")
+    with pytest.raises(StoreSchemaError, match="does not say of which version"):
+        SQLiteStore(path)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path):

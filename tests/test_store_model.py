@@ -198,13 +198,19 @@ class StoreModel(RuleBasedStateMachine):
         some: st.SearchStrategy[list[int]] = st.just([])
         if pending:
             some = st.lists(st.sampled_from(pending), unique=True, max_size=3)
-        done, retried, dead, held = (data.draw(some) for _ in range(4))
+        done, untried, retried, dead, held = (data.draw(some) for _ in range(5))
         taken = min(self.last(), account.taken + data.draw(st.integers(0, 3)))
         new = [each.offset for each in self.log if account.taken < each.offset <= taken]
         choose = st.lists(st.sampled_from(new), unique=True) if new else st.just([])
         again = data.draw(some)
+        own = [each.id for each in self.letters.values() if each.subscription == name]
+        gone: st.SearchStrategy[list[str]] = st.just([])
+        if own:
+            gone = st.lists(st.sampled_from(own), unique=True, max_size=2)
         return Step(
+            gone=data.draw(gone),
             done=done,
+            untried=untried,
             retry=[Retry(offset=each, due=self.now + each, story=f"s{each}") for each in retried],
             dead=[self.letter(name, each, data.draw(st.booleans())) for each in dead],
             hold=[self.letter(name, each, True) for each in held],
@@ -225,8 +231,13 @@ class StoreModel(RuleBasedStateMachine):
         )
 
     def apply(self, account: Account, step: Step) -> tuple[dict[int, int], set[int]]:
+        for id in step.gone:
+            del self.letters[id]
         for offset in step.done:
             account.pending.pop(offset, None)
+        for offset in step.untried:
+            if account.pending.get(offset, [0])[0]:
+                account.pending[offset][0] -= 1
         for retry in step.retry:
             if retry.offset in account.pending:
                 account.pending[retry.offset][1:] = [retry.due, retry.story]

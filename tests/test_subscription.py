@@ -304,6 +304,19 @@ def test_once_is_over_with_the_first_event(publish: Publish):
     assert [(OrderPlaced(), ())] == seen
 
 
+def test_once_is_over_with_the_first_event_in_its_queue(publish: Publish):
+    """
+    A queued ``once`` subscription is cancelled then, and its queue keeps that one event.
+    """
+    with TestBus() as bus:
+        subscription = bus.subscribe(OrderPlaced, take_placed, once=True, delivery=Queued())
+        assert [1, 0] == [publish(bus, OrderPlaced()).queued for _ in range(2)]
+        assert (False, ()) == (subscription.is_active, bus.subscriptions)
+        assert [] == bus.delivered
+        bus.settle()
+        bus.assert_delivered(take_placed, times=1)
+
+
 def test_once_waits_for_an_event_its_filter_lets_through(publish: Publish):
     """
     An event that is filtered out does not use up a ``once`` subscription.

@@ -4,8 +4,10 @@ What can be asserted of a test bus, and the words of a failure.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ import msgspec
 import pydantic
 import pytest
 
-from eventbus import SubscriptionNotFoundError, event, fixed, on
+from eventbus import Durable, Queued, SubscriptionNotFoundError, event, fixed, on
 from eventbus.testing import TestBus
 from testing_colours import Colour, in_both_colours
 
@@ -579,6 +581,112 @@ def test_a_late_subscription_is_named_as_the_reason(bus: TestBus) -> None:
     assert "       ✗ not called: it was subscribed later" == lines[4]
 
 
+def why_not(bus: TestBus, handler: str = "take") -> str:
+    """
+    Return what a failed assertion says about the only event published.
+    """
+    return failure_of(lambda: bus.assert_delivered(handler))[4].strip()
+
+
+def test_what_waits_in_a_queue_is_told_the_way(bus: TestBus) -> None:
+    """
+    An event nobody has settled is in its queue, which is said with what handles it.
+    """
+    held = bus.subscribe(InvoiceSent, ignore, name="take", delivery=Queued())
+    bus.publish(InvoiceSent("A-1"))
+    assert "✗ not called: it waits in its queue: settle() handles it" == why_not(bus)
+
+    async def in_a_loop() -> str:
+        return why_not(bus)
+
+    expected = "✗ not called: it waits in its queue: asettle() handles it"
+    assert expected == asyncio.run(in_a_loop())
+    held.pause()
+    expected = "✗ not called: it waits in its queue, which is paused: resume() the subscription"
+    assert expected == why_not(bus)
+
+
+def test_what_threads_handle_is_waited_for() -> None:
+    """
+    On a bus with workers, it is drain that helps, or the handler's return.
+    """
+    goes_on, begun = threading.Event(), threading.Event()
+
+    def wait(sent: InvoiceSent) -> None:
+        begun.set()
+        goes_on.wait(10)
+
+    with TestBus(threads=True) as bus:
+        bus.subscribe(InvoiceSent, wait, name="take", delivery=Queued())
+        bus.publish(InvoiceSent("A-1"))
+        begun.wait(10)
+        assert "✗ not called: its handler has not returned yet" == why_not(bus)
+        bus.publish(InvoiceSent("A-2"))
+        last = failure_of(lambda: bus.assert_delivered("take"))[-1].strip()
+        assert "✗ not called: it waits in its queue: drain() waits for it" == last
+        goes_on.set()
+
+
+def test_what_waits_for_a_retry_tells_of_the_last_attempt(bus: TestBus) -> None:
+    """
+    Between two attempts, the failure is told, and that the clock has to go on.
+    """
+
+    def fail(sent: InvoiceSent) -> None:
+        raise ValueError("no paper")
+
+    subscription = bus.subscribe(
+        InvoiceSent, fail, name="take", delivery=Queued(), retry=fixed(attempts=3, delay=60.0)
+    )
+    bus.publish(InvoiceSent("A-1"))
+    bus.settle()
+    failed = "✗ attempt 1 failed with ValueError('no paper')"
+    expected = f"{failed}: it waits for its next attempt, or for its key: advance the clock"
+    assert expected == why_not(bus)
+    subscription.pause()
+    bus.close(0)
+    assert f"{failed}: it was given up, its dead letter says 'undelivered'" == why_not(bus)
+
+
+def test_what_was_dropped_is_told_apart(bus: TestBus) -> None:
+    """
+    An event that a full queue has dropped was not subscribed to too late.
+    """
+    mode = Queued(capacity=1, overflow="drop_oldest")
+    bus.subscribe(InvoiceSent, ignore, name="take", delivery=mode)
+    bus.publish_many([InvoiceSent("A-1"), InvoiceSent("A-2")])
+    expected = "✗ not called: it was given up, its dead letter says 'dropped'"
+    assert expected == why_not(bus)
+
+
+def test_what_waits_in_the_log_is_told_the_way() -> None:
+    """
+    A durable subscription takes what was logged when the test settles; one made later never.
+    """
+    with TestBus(durable=True) as bus:
+        bus.subscribe(InvoiceSent, ignore, name="take", delivery=Durable())
+        bus.publish(InvoiceSent("A-1"))
+        assert "✗ not called: it waits in the log: settle() handles it" == why_not(bus)
+        bus.subscribe(InvoiceSent, ignore, name="late", delivery=Durable(start="now"))
+        assert "✗ not called: it was subscribed later" == why_not(bus, "late")
+
+
+def test_what_is_due_later_is_counted(bus: TestBus) -> None:
+    """
+    What was published with a delay is not published yet, and that is said.
+    """
+    bus.publish(OrderPlaced("A-1"), delay=60.0)
+    assert [
+        "no OrderPlaced was published. Nothing was published at all. "
+        "1 publish is due later: advance the clock."
+    ] == failure_of(lambda: bus.assert_published(OrderPlaced))
+    bus.publish(OrderPlaced("A-1"), delay=60.0)
+    bus.publish(InvoiceSent("A-1"))
+    bus.subscribe(OrderPlaced, ignore, name="take")
+    lines = failure_of(lambda: bus.assert_delivered("take"))
+    assert ["", "2 publishes are due later: advance the clock."] == lines[-2:]
+
+
 def test_a_redelivery_after_a_failure_tells_both(bus: TestBus) -> None:
     """
     An event that failed and was redriven has both in its story.
@@ -659,6 +767,36 @@ def test_a_dead_letter_is_found_by_event_or_handler(shop: TestBus) -> None:
         OrderPlaced, where=lambda placed: not placed.is_large
     )
     assert [letter] == shop.assert_dead_lettered("charge", times=1)
+
+
+def test_of_several_the_first_is_returned() -> None:
+    """
+    Events, deliveries and dead letters come back in the order in which they happened.
+    """
+
+    def fail(placed: OrderPlaced) -> None:
+        raise ValueError(placed.order_id)
+
+    with TestBus(errors="collect") as bus:
+        bus.subscribe(OrderPlaced, lambda placed: None, name="take")
+        bus.subscribe(OrderPlaced, fail, name="fail")
+        placed = [OrderPlaced(order_id) for order_id in "CAB"]
+        bus.publish_many(placed)
+    assert placed[0] is bus.assert_published(OrderPlaced)
+    assert placed[0] is bus.assert_delivered("take")
+    assert placed[0] is bus.assert_dead_lettered("fail").event
+    assert placed == bus.assert_published(OrderPlaced, times=3)
+    assert placed == bus.assert_delivered("take", times=3)
+    assert placed == [each.event for each in bus.assert_dead_lettered("fail", times=3)]
+
+
+@pytest.mark.parametrize("asked", [None, "OrderPlaced"])
+def test_what_is_no_class_cannot_be_asked_for(asked: Any) -> None:
+    """
+    The error says how events are asked for.
+    """
+    with TestBus() as bus, pytest.raises(TypeError, match="asked for by class and fields"):
+        bus.assert_published(asked)
 
 
 def test_a_missing_dead_letter_lists_those_there_are(shop: TestBus) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from eventbus import (
+    Durable,
     HandlerErrors,
     HandlerTimeoutError,
+    Queued,
     RetryAfter,
     RunningLoopError,
     SubscriptionNotFoundError,
@@ -333,6 +335,22 @@ def shuffled(colour: Colour, count: int, seed: int) -> list[OrderPlaced]:
     return taken
 
 
+def test_a_reordering_is_what_its_block_is_given(bus: TestBus) -> None:
+    """
+    It says whether it is over, in ``with`` as in ``async with``.
+    """
+    with bus.faults.reorder(OrderPlaced) as reordering:
+        assert not reordering.is_over
+    assert reordering.is_over
+
+    async def main() -> bool:
+        async with bus.faults.reorder(OrderPlaced) as reordering:
+            assert not reordering.is_over
+        return reordering.is_over
+
+    assert asyncio.run(main())
+
+
 @in_both_colours
 def test_events_are_delivered_in_another_order(colour: Colour) -> None:
     """
@@ -373,6 +391,24 @@ def test_events_are_held_back_until_they_are_released(bus: TestBus, colour: Colo
     colour.publish(bus, OrderPlaced("3"))
     assert 4 == len(taken)
     assert [] == colour.release(bus)
+
+
+@in_both_colours
+def test_what_is_held_back_is_in_no_queue(colour: Colour) -> None:
+    """
+    Of an event that is held back, a receipt claims no place but the log's.
+    """
+    with TestBus(durable=True) as bus:
+        take = colour.handler(collector([]))
+        bus.subscribe(OrderPlaced, take, name="queued", delivery=Queued())
+        bus.subscribe(OrderPlaced, take, name="durable", delivery=Durable())
+        bus.faults.reorder(OrderPlaced, seed=7)
+        receipt = colour.publish(bus, OrderPlaced("1"))
+        assert (0, 1, False) == (receipt.delivered, receipt.queued, receipt.unhandled)
+        colour.release(bus)
+        assert (0, 2, False) == (receipt.delivered, receipt.queued, receipt.unhandled)
+        bus.settle()
+        bus.assert_delivered("queued", times=1)
 
 
 @in_both_colours
@@ -526,8 +562,10 @@ def test_an_idempotent_handler_passes(bus: TestBus, colour: Colour) -> None:
         return f"taken {placed.order_id}"
 
     bus.subscribe(OrderPlaced, colour.handler(take), name="take")
-    with bus.faults.check_idempotent():
+    with bus.faults.check_idempotent() as check:
+        assert check is bus.faults.check
         colour.publish(bus, OrderPlaced())
+    assert check.is_over
     assert [OrderPlaced(), OrderPlaced()] == taken
     bus.assert_delivered("take", times=1)
     assert 1 == bus.stats().subscriptions["take"].delivered
@@ -654,6 +692,31 @@ def test_events_and_results_without_equality_are_compared_by_their_fields(bus: T
         "      published Sent(number=1), the second time with",
         "        number: 2 instead of 1",
     ] == lines[5:]
+
+
+@in_both_colours
+def test_receipts_are_compared_by_their_events(bus: TestBus, colour: Colour) -> None:
+    """
+    A handler that returns what publishing returned is the same twice, if the events are.
+    """
+    numbers = itertools.count(1)
+
+    def same(placed: OrderPlaced) -> object:
+        return bus.publish(InvoiceSent())
+
+    def same_many(placed: OrderPlaced) -> object:
+        return bus.publish_many([InvoiceSent(), InvoiceSent()])
+
+    def differ(sent: RushOrderPlaced) -> object:
+        return [bus.publish(InvoiceSent(str(next(numbers))))]
+
+    bus.subscribe(OrderPlaced, colour.handler(same), name="same")
+    bus.subscribe(OrderPlaced, colour.handler(same_many), name="same_many")
+    with bus.faults.check_idempotent():
+        colour.publish(bus, OrderPlaced())
+    bus.subscribe(RushOrderPlaced, colour.handler(differ), name="differ")
+    with pytest.raises(AssertionError, match="2"), bus.faults.check_idempotent():
+        colour.publish(bus, RushOrderPlaced())
 
 
 @in_both_colours

@@ -101,6 +101,24 @@ def state_of(bus: EventBus) -> object:
 # -- the same handlers --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("threads", [False, True], ids=["settled", "threads"])
+def test_queued_handlers_run_here_or_on_workers(bus: EventBus, threads: bool) -> None:
+    """
+    In the test's own thread when it drains, and with ``threads=True`` on threads of their own.
+    """
+    ran_in: list[threading.Thread] = []
+
+    def note(placed: OrderPlaced) -> None:
+        ran_in.append(threading.current_thread())
+
+    bus.subscribe(OrderPlaced, note, name="note", delivery=Queued())
+    with record(bus, threads=threads) as recorded:
+        bus.publish(OrderPlaced())
+        recorded.drain()
+        recorded.assert_delivered("note", times=1)
+    assert [not threads] == [each is threading.current_thread() for each in ran_in]
+
+
 @in_both_colours
 def test_the_same_handlers_run_and_are_recorded(bus: EventBus, colour: Colour) -> None:
     """
@@ -235,6 +253,89 @@ def test_what_is_cancelled_inside_is_back_afterwards(shop: Shop) -> None:
     recorded.assert_not_delivered("charge")
     shop.bus.publish(OrderPlaced("2"))
     assert ["2"] == shop.charged
+
+
+@in_both_colours
+def test_a_subscription_the_application_holds_is_cancelled_inside_only(
+    bus: EventBus, colour: Colour
+) -> None:
+    """
+    Cancelled in the block, it is called there no more, and after the block as ever.
+    """
+    handler = colour.handler(ignore)
+    held = bus.subscribe(OrderPlaced, handler, name="held")
+    with record(bus) as recorded:
+        assert held.is_active
+        held.cancel()
+        held.cancel()
+        assert not held.is_active
+        colour.publish(bus, OrderPlaced())
+    recorded.assert_not_delivered("held")
+    assert held.is_active
+    assert 1 == colour.publish(bus, OrderPlaced()).delivered
+
+
+@in_both_colours
+def test_a_subscription_the_application_holds_is_paused_inside_only(
+    bus: EventBus, colour: Colour
+) -> None:
+    """
+    Paused in the block, its queue waits there, and not on the application's bus.
+    """
+    handler = colour.handler(ignore)
+    held = bus.subscribe(OrderPlaced, handler, name="held", delivery=Queued())
+    with record(bus) as recorded:
+        held.pause()
+        assert held.is_paused
+        colour.publish(bus, OrderPlaced())
+        recorded.settle()
+        recorded.assert_not_delivered("held")
+        held.resume()
+        assert not held.is_paused
+        held.pause()
+        held.resume()
+        recorded.settle()
+        recorded.assert_delivered("held", times=1)
+    assert not held.is_paused
+
+
+def test_what_stands_for_nothing_here_is_let_be(shop: Shop) -> None:
+    """
+    A subscription that a recording leaves out can be cancelled and paused there, to no effect.
+    """
+    held = shop.bus.subscribe(OrderPlaced, ignore, name="held", delivery=Queued())
+    with record(shop.bus, without="held"):
+        assert (False, False) == (held.is_active, held.is_paused)
+        held.pause()
+        held.resume()
+        held.cancel()
+    assert (True, False) == (held.is_active, held.is_paused)
+
+
+def test_of_two_recordings_the_inner_one_is_meant(bus: EventBus) -> None:
+    """
+    In a recording of a recording, the innermost copy is the one that is meant.
+    """
+    held = bus.subscribe(OrderPlaced, ignore, name="held")
+    with record(bus) as outer:
+        with record(bus) as inner:
+            held.cancel()
+            bus.publish(OrderPlaced())
+        bus.publish(OrderPlaced())
+    inner.assert_not_delivered("held")
+    outer.assert_delivered("held", times=1)
+
+
+def test_a_subscription_that_is_over_stays_over_inside(bus: EventBus) -> None:
+    """
+    One that was cancelled before the block says nothing about its successor of the same name.
+    """
+    old = bus.subscribe(OrderPlaced, ignore, name="held")
+    old.cancel()
+    new = bus.subscribe(OrderPlaced, ignore, name="held")
+    with record(bus):
+        old.cancel()
+        assert (False, True) == (old.is_active, new.is_active)
 
 
 @in_both_colours
@@ -791,7 +892,7 @@ def test_a_thread_of_its_own_context_is_not_recorded(shop: Shop) -> None:
 
 def test_a_recording_may_be_a_decorator(shop: Shop) -> None:
     """
-    `record` decorates a function as every context manager of a generator does.
+    Each call of a function that `record` decorates is a recording of its own.
     """
     seen: list[Mapping[str, Any]] = []
 
@@ -804,3 +905,83 @@ def test_a_recording_may_be_a_decorator(shop: Shop) -> None:
     test()
     assert [1, 1] == [each["charge"].missed for each in seen]
     assert [] == shop.charged
+
+
+def test_a_recording_may_decorate_an_async_function(bus: EventBus) -> None:
+    """
+    Its end awaits what async handlers have left to do, in the function's own task.
+    """
+    tasks: list[object] = []
+
+    async def take(placed: OrderPlaced) -> None:
+        tasks.append(asyncio.get_running_loop())
+
+    bus.subscribe(OrderPlaced, take, name="take", delivery=Queued())
+
+    @record(bus)
+    async def test(order_id: str) -> object:
+        await bus.apublish(OrderPlaced(order_id))
+        return asyncio.get_running_loop()
+
+    loop = asyncio.run(test("A-1"))
+    assert [loop] == tasks
+    assert 0 == bus.stats().published
+
+
+def test_an_async_block_awaits_what_is_left_to_do(bus: EventBus) -> None:
+    """
+    At the end of ``async with``, queued async handlers run in the test's own task.
+    """
+    taken: list[str] = []
+
+    async def take(placed: OrderPlaced) -> None:
+        await asyncio.sleep(0)
+        taken.append(placed.order_id)
+
+    bus.subscribe(OrderPlaced, take, name="take", delivery=Queued())
+
+    async def test() -> None:
+        async with record(bus) as recorded:
+            await bus.apublish(OrderPlaced())
+            assert [] == taken
+        recorded.assert_delivered(take)
+
+    asyncio.run(test())
+    assert ["A-1"] == taken
+    assert 0 == bus.stats().published
+
+
+def test_an_async_block_passes_on_what_it_raises(shop: Shop) -> None:
+    """
+    An exception ends the recording, and the application's bus is itself again.
+    """
+
+    async def test() -> None:
+        async with record(shop.bus):
+            await shop.bus.apublish(OrderPlaced())
+            raise KeyError("A-1")
+
+    with pytest.raises(KeyError, match="A-1"):
+        asyncio.run(test())
+    assert shop.bus is shop.bus._stand_in()
+
+
+def test_a_block_that_leaves_async_handlers_to_do_says_so(bus: EventBus) -> None:
+    """
+    A plain ``with`` cannot await at its end, and names what can.
+    """
+
+    async def take(placed: OrderPlaced) -> None:
+        """
+        Never called.
+        """
+
+    bus.subscribe(OrderPlaced, take, name="take", delivery=Queued())
+
+    async def test() -> None:
+        with record(bus):
+            await bus.apublish(OrderPlaced())
+
+    with pytest.raises(RunningLoopError, match=r"waits for take.*make it an async with block"):
+        asyncio.run(test())
+    assert bus is bus._stand_in()

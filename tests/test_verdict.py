@@ -10,18 +10,20 @@ from collections.abc import Awaitable, Callable, Iterator
 from threading import Event
 from typing import Any
 
+import attrs
 import pytest
 
 from eventbus import (
     EventBus,
     GiveUp,
+    InMemoryIdempotencyStore,
     PublishCycleError,
     current_envelope,
     event,
     fixed,
     no_retry,
 )
-from eventbus.instrumentation import Occurrence
+from eventbus.instrumentation import DeadLettered, Failed, Occurrence
 from eventbus.testing import VirtualClock
 from testing_colours import Colour, in_both_colours
 
@@ -269,3 +271,157 @@ def test_a_later_failure_does_not_come_of_an_earlier_one(bus: EventBus, colour: 
         assert [None] * letter.attempts == [
             each.exception and each.exception.__context__ for each in letter.failures
         ]
+
+
+# -- what becomes known of it
+
+
+@pytest.mark.parametrize(
+    ("max_depth", "shown"),
+    [
+        (11, ["Ping", "Pong"] * 6),
+        (12, [*["Ping", "Pong"] * 4, "…", "Ping", "Pong", "Ping"]),
+    ],
+)
+def test_a_long_chain_is_shown_by_its_two_ends(max_depth: int, shown: list[str]):
+    """
+    Up to twelve publishes are named; of more than that the first eight and the last three.
+    """
+    with EventBus(max_depth=max_depth) as bus:
+        for here, there in ((Ping, Pong), (Pong, Ping)):
+            bus.subscribe(here, turn(bus, there, branches=1, frames=0, calls=[]), name=str(here))
+        with pytest.raises(PublishCycleError) as raised:
+            bus.publish(Ping())
+    assert f"{max_depth + 1} deep: {' → '.join(shown)}. Break" in str(raised.value)
+    assert max_depth + 1 == len(raised.value.chain)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+@in_both_colours
+def test_a_failure_is_logged_in_one_line(
+    bus: EventBus, colour: Colour, attempts: int, caplog: pytest.LogCaptureFixture
+):
+    """
+    It names subscription, event, id, attempts and error, and the record carries the error.
+    """
+    error = ValueError("no")
+
+    def fail(ping: Ping) -> None:
+        raise error
+
+    policy = fixed(attempts=attempts, delay=1.0)
+    bus.subscribe(Ping, colour.handler(fail), name="h", retry=policy)
+    receipt = colour.publish(bus, Ping())
+    [record] = caplog.records
+    times = "1 attempt" if attempts == 1 else "2 attempts"
+    assert f"h failed on Ping {receipt.id} after {times}: {error!r}" == record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+@in_both_colours
+def test_an_event_is_no_younger_than_its_failures(bus: EventBus, colour: Colour):
+    """
+    Where nobody has asked for its envelope before, the first failure does.
+    """
+
+    def fail(ping: Ping) -> None:
+        raise ValueError("no")
+
+    bus.subscribe(Ping, colour.handler(fail), name="h", retry=fixed(attempts=3, delay=60.0))
+    colour.publish(bus, Ping())
+    [letter] = bus.dead_letters
+    assert letter.envelope.time == letter.first_failure
+    assert 120.0 == (letter.last_failure - letter.first_failure).total_seconds()
+
+
+class Asked(InMemoryIdempotencyStore):
+    """
+    A store of keys that notes what it is asked.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def claim(self, scope: str, key: str, *, source: Any, now: float) -> Any:
+        self.asked.append("claim")
+        return super().claim(scope, key, source=source, now=now)
+
+    def renew(self, claim: Any, *, now: float) -> bool:
+        self.asked.append("renew")
+        return super().renew(claim, now=now)
+
+    def complete(self, claim: Any, *, now: float) -> bool:
+        self.asked.append("complete")
+        return super().complete(claim, now=now)
+
+    def release(self, claim: Any) -> bool:
+        self.asked.append("release")
+        return super().release(claim)
+
+
+@pytest.mark.parametrize("observers", [[], [ignore]], ids=["unobserved", "observed"])
+@pytest.mark.parametrize("policy", POLICIES)
+@in_both_colours
+def test_without_a_key_no_store_is_asked(
+    colour: Colour, policy: str, observers: list[Any], caplog: pytest.LogCaptureFixture
+):
+    """
+    Neither a success nor a failure is any business of the store of keys.
+    """
+    store = Asked()
+
+    def work(ping: Ping) -> None:
+        if ping.number:
+            raise ValueError("no")
+
+    with EventBus(clock=VirtualClock(), observers=observers, idempotency=store) as bus:
+        bus.subscribe(Ping, colour.handler(work), name="h", **POLICIES[policy])
+        outcomes = [colour.publish(bus, Ping(number)).ok for number in (0, 1)]
+        assert ([True, False], []) == (outcomes, store.asked)
+    assert 1 == len(caplog.records)
+
+
+@in_both_colours
+def test_a_redrive_that_fails_is_told_once_more(bus: EventBus, colour: Colour):
+    """
+    The letter stays the same one; whatever it was kept for at first, its handler has failed now.
+    """
+    told: list[Any] = []
+
+    def fail(ping: Ping) -> None:
+        raise ValueError("no")
+
+    bus.subscribe(Ping, colour.handler(fail), name="h")
+    colour.publish(bus, Ping())
+    [letter] = bus.dead_letters
+    bus.dead_letters.replace(attrs.evolve(letter, reason="undelivered"))
+    bus.observe(told.append)
+    bus.clock.sleep(3_600.0)
+    assert [False] == [each.ok for each in colour.redrive_all(bus)]
+    [failed, dead_lettered] = told
+    assert (Failed, 2) == (type(failed), failed.attempts)
+    assert (
+        DeadLettered(
+            envelope=letter.envelope, subscription="h", letter_id=letter.id, reason="failed"
+        )
+        == dead_lettered
+    )
+    [again] = bus.dead_letters
+    assert ("failed", letter.first_failure) == (again.reason, again.first_failure)
+    assert 3_600.0 == (again.last_failure - letter.last_failure).total_seconds()
+
+
+@pytest.mark.parametrize("timings", [False, True], ids=["untimed", "timed"])
+@pytest.mark.parametrize("policy", [*POLICIES, "keyed"])
+@in_both_colours
+def test_a_success_makes_no_envelope_by_itself(colour: Colour, policy: str, timings: bool):
+    """
+    Identity and time are made when somebody asks, which here is after the publish.
+    """
+    options = POLICIES.get(policy, {"idempotency_key": "number"})
+    with EventBus(clock=VirtualClock(), timings=timings) as bus:
+        bus.subscribe(Ping, colour.handler(lambda ping: None), name="h", **options)
+        receipts = [colour.publish(bus, Ping(number)) for number in (1, 2)]
+        assert [(1, True), (1, True)] == [(r.delivered, r.envelope.is_late) for r in receipts]

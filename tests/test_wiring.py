@@ -5,9 +5,12 @@ How a bus is made, wired to handlers, looked at, stood in for, redriven and clos
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
 import types
-from abc import ABC
+import weakref
+from abc import ABC, ABCMeta
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +27,7 @@ from eventbus import (
     HandlerSignatureError,
     InMemoryDeadLetters,
     NotAnEventError,
+    PublishCycleError,
     Queued,
     Receipt,
     RunningLoopError,
@@ -59,6 +63,27 @@ def failing(happened: A | B) -> None:
     raise ValueError("no")
 
 
+@pytest.mark.parametrize("is_abstract", [False, True], ids=["plain", "abstract"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["publish", "apublish"])
+def test_a_class_made_at_run_time_is_let_go(is_abstract: bool, is_async: bool) -> None:
+    """
+    When nobody is subscribed to it any more, the bus does not keep an event's class alive.
+    """
+    bus = EventBus()
+
+    def use() -> weakref.ref[type]:
+        kind = (ABCMeta if is_abstract else type)("Local", (), {})
+        subscription = bus.subscribe(kind, lambda happened: None, name="local")
+        asyncio.run(bus.apublish(kind())) if is_async else bus.publish(kind())
+        subscription.cancel()
+        return weakref.ref(kind)
+
+    found = use()
+    gc.collect()
+    assert found() is None
+    assert 1 == bus.stats().published
+
+
 # -- the constructor -------------------------------------------------------------------------
 
 
@@ -69,6 +94,7 @@ def failing(happened: A | B) -> None:
         ({"fanout": "parallel"}, "fanout is one of 'sequential', 'concurrent', not 'parallel'"),
         ({"envelopes": "never"}, "envelopes is one of 'lazy', 'eager', not 'never'"),
         ({"max_depth": 0}, "max_depth is at least 1, not 0"),
+        ({"max_depth": "deep"}, "max_depth is at least 1, not 'deep'"),
     ],
 )
 def test_a_bus_that_cannot_work_is_not_made(options: dict[str, Any], complaint: str) -> None:
@@ -76,6 +102,36 @@ def test_a_bus_that_cannot_work_is_not_made(options: dict[str, Any], complaint: 
     The error names the option, what it may be, and what was given.
     """
     with pytest.raises(ValueError, match=complaint):
+        EventBus(**options)
+
+
+async def acall() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"wrap": 3}, r"wrap= is a plain callable, as a decorator is, not 3"),
+        ({"headers": {"a": "b"}}, r"headers= is a plain callable, as lambda: \{...\} is, not {'a"),
+        ({"headers": acall}, r"headers= is a plain callable, .* not <function acall"),
+        ({"observers": 3}, r"observers= is a list of them, not 3"),
+        ({"dead_letters": []}, r"dead_letters=\[\] has no 'add'. Give InMemoryDeadLetters\(\)"),
+        (
+            {"dead_letters": InMemoryDeadLetters},
+            r"=InMemoryDeadLetters is a class: make one, as in InMemoryDeadLetters\(\)",
+        ),
+        ({"idempotency": {}}, r"idempotency={} has no 'claim'. Give InMemoryIdempotencyStore\(\)"),
+        ({"store": "app.db"}, r"store='app.db' has no 'log'. Give SQLiteStore\(\"app.db\"\)"),
+        ({"codec": "json"}, r"codec='json' has no 'decode'. Give JSONCodec\(\), for example"),
+        ({"clock": time}, r"clock=<module 'time' .*> has no 'new_id'. Give VirtualClock\(\)"),
+        ({"header": None}, r"^EventBus.__init__\(\) got an unexpected keyword argument 'header'"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(options: dict[str, Any], complaint: str) -> None:
+    """
+    What could only fail when it is first needed is refused when the bus is made.
+    """
+    with pytest.raises(TypeError, match=complaint):
         EventBus(**options)
 
 
@@ -168,6 +224,30 @@ def test_hooks_of_the_bus_stand_outside_those_of_the_subscription(
             assert asyncio.run(bus.apublish(A())).ok
     first = ["bus in", "own in", "handler"]
     assert [*first, *first, "own out", "bus out"] == seen
+
+
+def test_a_hook_is_asked_once_for_each_subscription() -> None:
+    """
+    When it is made: neither publishing nor observers that come and go put it around anew.
+    """
+    asked: list[str] = []
+
+    def wrap(handler: Callable[..., Any]) -> Callable[..., Any]:
+        asked.append(handler.__name__)
+        return handler
+
+    def one(happened: A) -> None: ...
+    async def two(happened: A) -> None: ...
+
+    with quiet(wrap=wrap) as bus:
+        bus.subscribe(A, one)
+        bus.subscribe(A, two, wrap=wrap, retry=fixed(attempts=2, delay=1))
+        assert ["one", "two", "two"] == asked
+        for _ in range(2):
+            assert 2 == bus.publish(A()).delivered
+            bus.observe(lambda occurrence: None)
+        assert 2 == asyncio.run(bus.apublish(A())).delivered
+    assert 3 == len(asked)
 
 
 def test_what_a_hook_returns_may_take_the_envelope() -> None:
@@ -305,7 +385,7 @@ def test_an_observer_is_told_until_it_is_stopped() -> None:
 
 def test_statistics_count_each_outcome_and_the_time_it_took() -> None:
     """
-    With timings, count, sum and maximum of the successful attempts are measured.
+    With timings, count, sum and maximum of all attempts are measured.
     """
     bus = quiet(timings=True)
     clock = bus.clock
@@ -331,7 +411,7 @@ def test_statistics_count_each_outcome_and_the_time_it_took() -> None:
         counted.dead_lettered,
     )
     assert counted.time is not None
-    assert (2, 3.0, 2.0) == (counted.time.count, counted.time.total, counted.time.max)
+    assert (3, 6.0, 3.0) == (counted.time.count, counted.time.total, counted.time.max)
     assert quiet().stats().subscriptions == {}
 
 
@@ -507,6 +587,28 @@ def test_a_closed_bus_redrives_nothing() -> None:
     with pytest.raises(BusClosedError):
         bus.redrive_all()
     assert 1 == len(bus.dead_letters)
+
+
+def test_redrives_inside_each_other_are_as_deep_as_publishes() -> None:
+    """
+    A handler that redrives its like without end is a cycle, and no letter is lost in it.
+    """
+    bus, broken, redriven = quiet(max_depth=4), [True], list[int]()
+
+    @bus.on(A, name="h")
+    def handle(happened: A) -> None:
+        if broken:
+            raise ValueError("broken")
+        redriven.append(happened.n)
+        bus.redrive(letters[happened.n + 1])
+
+    bus.publish_many([A(n) for n in range(9)])
+    letters = list(bus.dead_letters)
+    broken.clear()
+    with pytest.raises(PublishCycleError, match="A → A → A → A → A"):
+        bus.redrive(letters[0])
+    assert [0, 1, 2, 3] == redriven
+    assert letters == list(bus.dead_letters)
 
 
 def test_a_redrive_is_part_of_what_it_is_called_in() -> None:

@@ -159,7 +159,7 @@ def test_tasks_take_turns_with_the_loops_others():
         async with EventBus() as bus:
             bus.subscribe(Read, handle, delivery=Queued())
             for number in range(200):
-                await bus.apublish(Read(number))
+                bus.publish(Read(number))
             while len(handled) < 200:
                 seen.append(len(handled))
                 await asyncio.sleep(0)

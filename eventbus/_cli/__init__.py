@@ -26,7 +26,7 @@ from typing import TextIO
 from eventbus._cli._app import redrive, replay
 from eventbus._cli._arguments import parse
 from eventbus._cli._dead import discard, edit, list_letters, show
-from eventbus._cli._output import Output, UsageError
+from eventbus._cli._output import HandlerFailedError, Output, UsageError, plain
 from eventbus._cli._reading import check, stats, subscriptions, tail
 from eventbus._cli._trace import trace
 from eventbus.errors import EventBusError
@@ -74,7 +74,7 @@ def main(given: Sequence[str], *, sleep: Callable[[float], None] = time.sleep) -
         return code
     except UsageError as error:
         return _say(str(error), code=2)
-    except EventBusError as error:
+    except (EventBusError, HandlerFailedError) as error:
         return _say(str(error), code=1)
     except BrokenPipeError:
         # Whoever read has read enough. Python would complain once more at its end.
@@ -85,5 +85,5 @@ def main(given: Sequence[str], *, sleep: Callable[[float], None] = time.sleep) -
 
 
 def _say(message: str, *, code: int) -> int:
-    print("eventbus:", " ".join(message.split()), file=sys.stderr)  # noqa: T201 - its purpose
+    print("eventbus:", plain(" ".join(message.split())), file=sys.stderr)  # noqa: T201 - its purpose
     return code

@@ -7,6 +7,7 @@ Law: the application is imported, asked, and closed. What it does is its own aff
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Generator
@@ -16,7 +17,7 @@ from typing import Any
 import attrs
 
 from eventbus._cli._dead import meant
-from eventbus._cli._output import Output, UsageError
+from eventbus._cli._output import HandlerFailedError, Output, UsageError
 from eventbus.errors import EventBusError
 from eventbus.kept_letters import KeptLetter
 from eventbus.sqlite import SQLiteStore
@@ -49,6 +50,9 @@ def _bus(text: str, store: SQLiteStore) -> Generator[Any]:
     path = getattr(getattr(bus, "store", None), "path", None)
     if path is not None and not os.path.samefile(path, store.path):
         raise UsageError(f"--app {text} keeps its events in {path}, not in {store.path}")
+    log = logging.getLogger("eventbus")
+    if not log.hasHandlers():  # else Python would write each traceback to stderr, as it is
+        log.addHandler(logging.NullHandler())
     try:
         yield bus
     finally:
@@ -102,6 +106,12 @@ def replay(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     Deliver once more what a subscription has had.
     """
     with _bus(arguments.app, store) as bus:
-        done = bus.replay(arguments.subscription, from_=arguments.from_, until=arguments.until)
+        try:
+            done = bus.replay(arguments.subscription, from_=arguments.from_, until=arguments.until)
+        except EventBusError:
+            raise
+        except Exception as error:
+            notes = "; ".join(["", *getattr(error, "__notes__", [])])
+            raise HandlerFailedError(f"{type(error).__name__}: {error}{notes}") from error
     out.facts(attrs.asdict(done))
     return 1 if done.unreadable else 0

@@ -13,9 +13,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-__all__ = ["Output", "UsageError", "at", "payload_of", "plain", "told"]
+__all__ = ["HandlerFailedError", "Output", "UsageError", "at", "payload_of", "plain", "told"]
 
 _WIDEST = 60  # characters of one cell, so that a row is seen as one
+
+
+class HandlerFailedError(Exception):
+    """
+    Raised when a handler of the application's has raised.
+    """
 
 
 class UsageError(Exception):
@@ -103,7 +109,10 @@ def at(time: datetime | float | None) -> str | None:
     Write a time, or seconds since 1970-01-01 UTC.
     """
     if isinstance(time, float | int):
-        time = datetime.fromtimestamp(time, UTC)
+        try:
+            time = datetime.fromtimestamp(time, UTC)
+        except (OverflowError, ValueError, OSError):  # beyond the years that a date can be of
+            return f"{time:g} s"
     return None if time is None else time.isoformat(timespec="milliseconds")
 
 

@@ -1,8 +1,8 @@
 """
 The command that shows what led to what.
 
-Law: it tells what the store knows: events and their causes, letters, and deliveries that
-are not finished. A delivery that has succeeded leaves no trace there.
+Law: it tells what the store knows: events and their causes, letters, deliveries that are
+not finished, and those that have succeeded where the subscription keeps a history.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from eventbus.sqlite import SQLiteStore
 __all__ = ["trace"]
 
 Node = dict[str, Any]
+
+_STATES = {
+    "dead": ("✗", "dead letter"),
+    "handled": ("✓", "handled"),
+    "pending": ("…", "not finished"),
+}
 
 
 def trace(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
@@ -64,6 +70,14 @@ def _deliveries(store: SQLiteStore, records: list[Record]) -> dict[str, list[Nod
                 found[by_offset[each.offset]].append(
                     _delivery(position.name, "pending", each.story, facts)
                 )
+    for record in records:
+        for name, handled in store.progress.handled(record.offset).items():
+            facts = {
+                "attempts": handled.attempts,
+                "time": at(handled.time),
+                "seconds": round(handled.seconds, 6),
+            }
+            found[record.id].append(_delivery(name, "handled", "", facts))
     return found
 
 
@@ -105,9 +119,11 @@ def _drawn(node: Node, first: str = "", rest: str = "") -> Iterator[str]:
 
 
 def _drawn_delivery(each: Node, first: str, rest: str) -> Iterator[str]:
-    mark, how = ("✗", "dead letter") if each["state"] == "dead" else ("…", "not finished")
+    mark, how = _STATES[each["state"]]
     attempts = f"{each['attempts']} attempt{'s' * (each['attempts'] != 1)}"
-    detail = each.get("letter_id") or (f"due {each['due']}" if each["due"] else "")
+    detail = each.get("letter_id") or (f"due {each['due']}" if each.get("due") else "")
+    if each["state"] == "handled":
+        detail = f"in {each['seconds']:.3f} s"
     yield plain(f"{first}{mark} {each['subscription']}: {how}, {attempts}  {detail}".rstrip())
     for failure in each["failures"]:
         yield plain(f"{rest}   {failure['number']}: {failure['error_type']}: {failure['message']}")

@@ -56,7 +56,7 @@ def _stdlib_reader() -> Read:
     scan, decode = decoder.scan_once, decoder.decode
 
     def read(payload: bytes) -> Any:
-        text = str(payload, "utf-8")
+        text = payload.decode()
         if text[:1] == "{":  # what has nothing around it needs no search for spaces
             data, end = scan(text, 0)
             if end == len(text):

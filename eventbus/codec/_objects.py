@@ -17,7 +17,7 @@ from typing import Any
 
 from eventbus.codec._misfit import MisfitError, kind_of, within
 from eventbus.codec._scalars import NATIVES, TEXTS, Reader, Writer
-from eventbus.codec._shapes import ABSENT, MADE, Field
+from eventbus.codec._shapes import ABSENT, MADE, Field, setters_of
 
 __all__ = ["object_reader", "object_writer"]
 
@@ -43,7 +43,7 @@ def read(data, _):
         {lines}
     except Exception as error:
         raise failed(fields[at], data, error) from None
-    return cls({arguments})
+    {make}
 """
 _REFUSE_UNKNOWN = "if not data.keys() <= known: raise unknown_key(cls, data, known)"
 
@@ -107,13 +107,29 @@ def object_reader(
             arguments.append(f"v{n}" if in_place else f"{field.keyword}=v{n}")
         else:
             needs_extra = True
+    arguments += ["**extra"] * needs_extra
     source = _READER.format(
         unknown=_REFUSE_UNKNOWN if forbid_extra_keys else "",
         extra="extra = {}" if needs_extra else "",
         lines=_joined(lines),
-        arguments=", ".join([*arguments, *["**extra"][: int(needs_extra)]]),
+        make=_made_at_once(cls, plan, names) or f"return cls({', '.join(arguments)})",
     )
     return _compiled(source, names, "read")
+
+
+def _made_at_once(
+    cls: type, plan: list[tuple[Field, Reader, bool]], names: dict[str, Any]
+) -> str | None:
+    """
+    Write what makes an instance without its constructor, if that only stores the fields.
+    """
+    setters = setters_of(cls)
+    if setters is None or not all(_is_variable(field) for field, *_ in plan):
+        return None
+    names["new"] = object.__new__
+    names |= {f"s{n}": setters[field.name] for n, (field, *_) in enumerate(plan)}
+    stored = [f"s{n}(made, v{n})" for n in range(len(plan))]
+    return "\n    ".join(["made = new(cls)", *stored, "return made"])
 
 
 def _read_lines(n: int, field: Field, value: str, names: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from math import inf
 from typing import Any
 
 import attrs
@@ -134,6 +135,21 @@ class MemoryLetters:
                 return False
             self._claims[id] = (owner, now + ttl)
             return True
+
+    def release_all(self) -> None:
+        """
+        End every claim, as if its owner had been dead for a while.
+        """
+        with self._lock:
+            self._claims.clear()
+
+    def floor(self) -> float:
+        """
+        Return the offset up to which no event waits behind a letter, nor is that letter's.
+        """
+        with self._lock:
+            held = [each.record.offset for each in self._by_id.values() if each.holds_key]
+        return min(held, default=inf) - 1
 
     def held_keys(self, subscription: str) -> frozenset[str]:
         """

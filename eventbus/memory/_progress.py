@@ -22,6 +22,7 @@ from eventbus.memory._letters import MemoryLetters, missing
 from eventbus.memory._log import InMemoryEventLog
 from eventbus.progress import (
     Advance,
+    Handled,
     Lease,
     Pending,
     Position,
@@ -34,7 +35,7 @@ from eventbus.progress import (
 
 __all__ = ["MemoryProgress"]
 
-Open = Callable[[Lease], AbstractContextManager[Transaction]]
+Open = Callable[[Lease | str], AbstractContextManager[Transaction]]
 
 
 @attrs.frozen
@@ -96,6 +97,7 @@ class MemoryProgress:
         self._letters = letters
         self._lock = lock
         self._accounts: dict[str, _Account] = {}
+        self._handled: dict[str, dict[int, Handled]] = {}
         self._last_token = 0
         self._open = transaction
 
@@ -151,6 +153,7 @@ class MemoryProgress:
         with self._lock:
             self._account(name)
             del self._accounts[name]
+            self._handled.pop(name, None)
 
     def acquire(
         self, name: str, *, owner: str, ttl: float, now: float, instead_of: Lease | None = None
@@ -198,10 +201,12 @@ class MemoryProgress:
             for name, account in self._accounts.items():
                 self._accounts[name] = attrs.evolve(account, lease=None)
 
-    def fenced(self, lease: Lease) -> _Account:
+    def fenced(self, lease: Lease | str) -> _Account:
         """
         Return the account that *lease* is for, or raise `LeaseLostError`.
         """
+        if isinstance(lease, str):
+            return self._account(lease)
         account = self._accounts.get(lease.subscription)
         holder = None if account is None else account.lease
         if account is None or not _is(lease, holder):
@@ -217,31 +222,37 @@ class MemoryProgress:
             self.prepare(lease, [step])()
             return advance
 
-    def prepare(self, lease: Lease, steps: Sequence[Step]) -> Callable[[], None]:
+    def prepare(self, lease: Lease | str, steps: Sequence[Step]) -> Callable[[], None]:
         """
         Return what applies *steps* and cannot fail while the lock is held.
         """
         account, letters, _ = self._after(lease, steps)
+        name = lease if isinstance(lease, str) else lease.subscription
         keep = self._letters.prepare(letters.added, letters.gone)
 
         def install() -> None:
             keep()
-            self._accounts[lease.subscription] = account
+            self._accounts[name] = account
+            handled = self._handled.setdefault(name, {})
+            handled.update((each.offset, each) for step in steps for each in step.handled)
 
         return install
 
-    def try_out(self, lease: Lease, steps: Sequence[Step]) -> Advance:
+    def try_out(self, lease: Lease | str, steps: Sequence[Step]) -> Advance:
         """
         Tell what came of the last of *steps*, were they applied now.
         """
         with self._lock:
             return self._after(lease, steps)[2]
 
-    def _after(self, lease: Lease, steps: Sequence[Step]) -> tuple[_Account, _Changes, Advance]:
+    def _after(
+        self, lease: Lease | str, steps: Sequence[Step]
+    ) -> tuple[_Account, _Changes, Advance]:
         account, advance = self.fenced(lease), Advance({})
+        name = lease if isinstance(lease, str) else lease.subscription
         letters = _Changes(self._letters)
         for step in steps:
-            account, advance = self._apply(step, account, lease.subscription, letters)
+            account, advance = self._apply(step, account, name, letters)
         return account, letters, advance
 
     def _apply(
@@ -252,6 +263,9 @@ class MemoryProgress:
             letters.take_out(letter_id, name)
         for offset in step.done:
             pending.pop(offset, None)
+        for offset in step.untried:
+            if (delivery := pending.get(offset)) and delivery.attempts:
+                pending[offset] = attrs.evolve(delivery, attempts=delivery.attempts - 1)
         for retry in step.retry:
             if delivery := pending.get(retry.offset):
                 pending[retry.offset] = attrs.evolve(delivery, due=retry.due, story=retry.story)
@@ -281,11 +295,11 @@ class MemoryProgress:
         """
         return self.advance(lease, step)
 
-    def transaction(self, lease: Lease) -> AbstractContextManager[Transaction]:
+    def transaction(self, of: Lease | str, /) -> AbstractContextManager[Transaction]:
         """
         Open a transaction that commits at the end of the ``with`` block.
         """
-        return self._open(lease)
+        return self._open(of)
 
     def pending(self, name: str, *, after: int = 0, limit: int | None = None) -> list[Pending]:
         """
@@ -295,6 +309,18 @@ class MemoryProgress:
         with self._lock:
             pending = self._account(name).pending
         return [pending[offset] for offset in sorted(pending) if offset > after][:limit]
+
+    def handled(self, offset: int) -> dict[str, Handled]:
+        """
+        Return, by subscription, who remembers to have handled a record.
+        """
+        with self._lock:
+            first = next((each.offset for each in self._log.read(limit=1)), inf)
+            for handled in self._handled.values():
+                for pruned in [each for each in handled if each < first]:
+                    del handled[pruned]
+            found = {name: each.get(offset) for name, each in sorted(self._handled.items())}
+        return {name: handled for name, handled in found.items() if handled is not None}
 
     def reset(self, lease: Lease, *, to: int) -> None:
         """

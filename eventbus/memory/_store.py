@@ -15,7 +15,7 @@ from weakref import finalize
 
 import attrs
 
-from eventbus.errors import StoreClosedError, StoreLockedError
+from eventbus.errors import LeaseLostError, StoreClosedError, StoreError, StoreLockedError
 from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
 from eventbus.memory._keys import StagedKeys
 from eventbus.memory._letters import MemoryLetters
@@ -63,7 +63,7 @@ class MemoryStore:
         self.is_closed = False
 
     def _floor(self) -> float:
-        return self._progress.floor()
+        return min(self._progress.floor(), self._letters.floor())
 
     @property
     def log(self) -> InMemoryEventLog:
@@ -122,43 +122,44 @@ class MemoryStore:
         """
         Forget what a killed process forgets, and be open again.
 
-        Leases end, and whoever holds one is fenced off. Open transactions will not commit.
-        Nobody listens to appends any more. What was begun stays begun.
+        Leases end, and so do claims; whoever holds one is fenced off. Open transactions will
+        not commit. Nobody listens to appends any more. What was begun stays begun.
         """
         with self._lock:
             self._crashes += 1
             self._progress.release_all()
+            self._letters.release_all()
             self._log.listeners.clear()
             self._log.staged.clear()
             self.is_closed = False
 
     @contextmanager
-    def _transaction(self, lease: Lease) -> Generator[Transaction]:
-        self._progress.fenced(lease)
+    def _transaction(self, of: Lease | str) -> Generator[Transaction]:
+        self._progress.fenced(of)
         if not self._database.acquire(timeout=self._busy_timeout):
             raise StoreLockedError(
                 f"another transaction was open for all of the {self._busy_timeout:g} seconds that "
-                f"{lease.subscription} waited for it to end"
+                f"{of if isinstance(of, str) else of.subscription} waited for it to end"
             )
         try:
-            with self._joined(lease) as transaction:
+            with self._joined(of) as transaction:
                 yield transaction
         finally:
             self._database.release()
 
     @contextmanager
-    def _joined(self, lease: Lease) -> Generator[_MemoryTransaction]:
+    def _joined(self, of: Lease | str) -> Generator[_MemoryTransaction]:
         crashes, connection = self._crashes, self._connect()
         connection.execute("BEGIN IMMEDIATE")
         staged = self._log.staged[connection] = []
         keys = StagedKeys(self._idempotency)
         connection.is_lent = True
         try:
-            yield (transaction := _MemoryTransaction(lease, connection, keys, self._progress))
+            yield (transaction := _MemoryTransaction(of, connection, keys, self._progress))
             connection.take_back()
             with self._lock:
                 if crashes != self._crashes:
-                    raise lost(lease)
+                    raise _crashed(of)
                 self._commit(transaction, staged)
         except BaseException:
             connection.is_lent = False
@@ -175,7 +176,7 @@ class MemoryStore:
         try:
             for records, version in staged:
                 self._log.store(records, version)
-            install = self._progress.prepare(transaction.lease, transaction.steps)
+            install = self._progress.prepare(transaction.of, transaction.steps)
             transaction.connection.commit()
         except BaseException:
             self._log.forget_after(last)
@@ -199,13 +200,19 @@ class MemoryStore:
         return self._connection
 
 
+def _crashed(of: Lease | str) -> StoreError | LeaseLostError:
+    if isinstance(of, str):
+        return StoreClosedError(f"the store has crashed while a letter of {of} was redriven")
+    return lost(of)
+
+
 @attrs.frozen
 class _MemoryTransaction:
     """
     A transaction under way: its steps are applied when it commits.
     """
 
-    lease: Lease
+    of: Lease | str
     connection: HandlerConnection
     idempotency: StagedKeys
     _progress: MemoryProgress
@@ -215,6 +222,6 @@ class _MemoryTransaction:
         """
         Make *step* part of the transaction.
         """
-        advance = self._progress.try_out(self.lease, [*self.steps, step])
+        advance = self._progress.try_out(self.of, [*self.steps, step])
         self.steps.append(step)
         return advance

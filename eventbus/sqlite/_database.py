@@ -30,6 +30,18 @@ __all__ = ["Database", "Synchronous"]
 Synchronous = Literal["NORMAL", "FULL"]
 C = TypeVar("C", bound=sqlite3.Connection)
 
+# Stands for this process. To ask for its id would cost a system call for each statement.
+_process = object()
+
+
+def _after_fork() -> None:
+    global _process  # noqa: PLW0603 - one for each process, as its id is
+    _process = object()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - missing on Windows only
+    os.register_at_fork(after_in_child=_after_fork)
+
 _SYNCHRONOUS = {"NORMAL": "PRAGMA synchronous = NORMAL", "FULL": "PRAGMA synchronous = FULL"}
 _IDLE = 8  # readers kept for the next one who asks; more are closed when they are done
 
@@ -54,7 +66,7 @@ class Database:
     is_closed: bool = attrs.field(init=False, default=False)
     _readers: deque[sqlite3.Connection] = attrs.field(init=False, factory=deque)
     _lenders: deque[HandlerConnection] = attrs.field(init=False, factory=deque)
-    _pid: int = attrs.field(init=False, factory=os.getpid)
+    _process: object = attrs.field(init=False, factory=lambda: _process)
 
     def open(self, clock: Clock) -> sqlite3.Connection:
         """
@@ -84,6 +96,10 @@ class Database:
             # SQLite gives the files beside it the same permissions.
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         except FileExistsError:
+            if not os.path.exists(self.path):
+                raise StoreAccessError(
+                    f"{self.path} is a link to a file that is not there", path=self.path
+                ) from None
             if not os.access(self.path, os.W_OK):
                 raise StoreAccessError(
                     f"{self.path} is read-only for this process; give it the right to write, or "
@@ -170,7 +186,7 @@ class Database:
         """
         if self.is_closed:
             raise closed(self.path)
-        if os.getpid() != self._pid:
+        if self._process is not _process:
             raise StoreError(
                 f"{self.path} was opened before this process was forked; open it in each process",
                 path=self.path,

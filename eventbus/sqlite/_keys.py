@@ -10,7 +10,7 @@ prolongs nothing here, and in processes started after it by as much.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 import attrs
@@ -26,10 +26,11 @@ _ENDLESS = 2**62  # nanoseconds: the year 2116
 
 _CLAIM = """
     INSERT INTO eventbus_keys (scope, key, token, event_id, is_done, expires)
-    VALUES (?1, ?2, ?3, ?4, FALSE, ?5)
+    VALUES (?, ?, ?, ?, FALSE, ?)
     ON CONFLICT (scope, key) DO UPDATE
-    SET token = ?3, event_id = ?4, is_done = FALSE, expires = ?5
-    WHERE expires <= ?6
+    SET token = excluded.token, event_id = excluded.event_id, is_done = FALSE,
+        expires = excluded.expires
+    WHERE expires <= ?
     RETURNING token
 """
 _HOLDER = "SELECT is_done, event_id, expires FROM eventbus_keys WHERE scope = ? AND key = ?"
@@ -106,6 +107,7 @@ class SQLiteIdempotencyStore:
     def __init__(
         self,
         run: Callable[[Work[Any]], Any],
+        query: Callable[[str, Sequence[Any]], list[Any]],
         *,
         shift: Shift,
         new_token: Callable[[], str],
@@ -116,6 +118,7 @@ class SQLiteIdempotencyStore:
             if not value > 0:
                 raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")
         self._run = run
+        self._query = query
         self._shift = shift
         self._new_token = new_token
         self._claims = 0
@@ -130,6 +133,7 @@ class SQLiteIdempotencyStore:
         """
         return SQLiteIdempotencyStore(
             lambda work: work(cursor_of(connection)),
+            lambda sql, given: cursor_of(connection).execute(sql, given).fetchall(),
             shift=self._shift,
             new_token=self._new_token,
             ttl=self.ttl,
@@ -156,9 +160,23 @@ class SQLiteIdempotencyStore:
         held: list[tuple[int, str | None, int]] = self._run(work)
         if not held:
             return KeyClaim((scope, key), token, "granted", event_id, now + self.lease)
-        ((is_done, holder_id, ends),) = held
+        return self._held(scope, key, held[0])
+
+    def look(self, scope: str, key: str, *, now: float) -> Claim | None:
+        """
+        Return what a claim would meet, without making it; ``None`` where the key is free.
+
+        It waits for nobody who writes, and sees what was committed before.
+        """
+        present, held = self._shift.to_wall(now), self._query(_HOLDER, (scope, key))
+        return self._held(scope, key, held[0]) if held and held[0][2] > present else None
+
+    def _held(self, scope: str, key: str, row: tuple[int, str | bytes | None, int]) -> KeyClaim:
+        is_done, event_id, expires = row
+        if isinstance(event_id, bytes):  # as the application wants text on its connection
+            event_id = event_id.decode()
         state: Literal["done", "pending"] = "done" if is_done else "pending"
-        return KeyClaim((scope, key), "", state, holder_id, self._shift.to_monotonic(ends))
+        return KeyClaim((scope, key), "", state, event_id, self._shift.to_monotonic(expires))
 
     def renew(self, claim: Any, *, now: float) -> bool:
         """

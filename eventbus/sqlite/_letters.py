@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from eventbus._owner import is_gone
 from eventbus.errors import DeadLetterNotFoundError
 from eventbus.event_log import check_limit
 from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
@@ -26,8 +27,8 @@ _REPLACE = (
     "claimed_by = NULL, claimed_until = NULL WHERE id = ?"
 )
 _CLAIM = """
-    UPDATE eventbus_letters SET claimed_by = ?1, claimed_until = ?2
-    WHERE id = ?3 AND (claimed_by IS NULL OR claimed_by = ?1 OR claimed_until <= ?4)
+    UPDATE eventbus_letters SET claimed_by = ?, claimed_until = ?
+    WHERE id = ? AND (claimed_by IS NULL OR claimed_by = ? OR claimed_until <= ?)
 """
 # A name without a dot is a simple one: it may end a qualified name.
 _ERROR = (
@@ -132,11 +133,21 @@ class SQLiteLetters:
         """
         Ask for the right to redrive a letter; of all who ask, one gets it.
         """
-        given = (owner, now + ttl, id, now)
-        if self._writer.run(lambda connection: connection.execute(_CLAIM, given).rowcount):
-            return True
-        self._place(id)  # or it is not there at all
-        return False
+
+        def work(connection: Statements) -> bool:
+            def ask(instead_of: str) -> bool:
+                given = (owner, now + ttl, id, instead_of, now)
+                return connection.execute(_CLAIM, given).rowcount > 0
+
+            if ask(owner):
+                return True
+            sql = "SELECT claimed_by FROM eventbus_letters WHERE id = ?"
+            rows = connection.execute(sql, (id,)).fetchall()
+            if not rows:
+                raise _missing(id)
+            return is_gone(rows[0][0]) and ask(rows[0][0])
+
+        return self._writer.run(work)
 
     def held_keys(self, subscription: str) -> frozenset[str]:
         """

@@ -37,23 +37,23 @@ __all__ = ["SQLiteEventLog"]
 # The version of a stream: that of its newest record, or what was noted when that was pruned.
 _VERSION = """
     coalesce(
-        (SELECT stream_version FROM eventbus_events WHERE key = ?4 ORDER BY "offset" DESC LIMIT 1),
-        (SELECT version FROM eventbus_streams WHERE key = ?4),
+        (SELECT stream_version FROM eventbus_events WHERE key = ? ORDER BY "offset" DESC LIMIT 1),
+        (SELECT version FROM eventbus_streams WHERE key = ?),
         0
     )
 """
-_INSERT = f"""
-    INSERT INTO eventbus_events (
-        id, name, version, key, time, correlation_id, causation_id, headers, payload, checksum,
-        stream_version
-    )
+_COLUMNS = RECORD.partition(", ")[2]  # all but the offset
+_KEY = _COLUMNS.split(", ").index("key")
+_PLAIN = f"INSERT INTO eventbus_events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# The last three parameters are the key, once more each.
+_IN_STREAM = f"""
+    INSERT INTO eventbus_events ({_COLUMNS}, stream_version)
     VALUES (
-        ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
-        CASE WHEN ?4 IS NULL THEN NULL ELSE 1 + {_VERSION} END
+        ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CASE WHEN ? IS NULL THEN NULL ELSE 1 + {_VERSION} END
     )
 """
-_VERSION_OF = f"SELECT {_VERSION.replace('?4', '?1')}"
-_PAGE = 500  # rows; memory for one page against statements per record
+_VERSION_OF = f"SELECT {_VERSION}"
+_PAGE = 200  # rows; memory for one page against statements per record
 _PRUNED_AT_ONCE = 5_000  # rows; others wait to write meanwhile
 
 
@@ -87,7 +87,7 @@ class SQLiteEventLog:
             return []
         if len(records) == 1 and expected_version is None:
             try:
-                offsets = [self._writer.insert(_INSERT, from_record(records[0]))]
+                offsets = [self._writer.insert(*_insertion(records[0]))]
             except sqlite3.IntegrityError as error:
                 raise duplicate(records[0].id) from error
         else:
@@ -105,7 +105,7 @@ class SQLiteEventLog:
             return []
         if len(records) == 1 and expected_version is None:
             try:
-                offsets = [await self._writer.ainsert(_INSERT, from_record(records[0]))]
+                offsets = [await self._writer.ainsert(*_insertion(records[0]))]
             except sqlite3.IntegrityError as error:
                 raise duplicate(records[0].id) from error
         else:
@@ -124,6 +124,15 @@ class SQLiteEventLog:
             return in_savepoint(connection, _storing(records, version), cursor_of(connection))
 
     def _check_joinable(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.in_transaction  # noqa: B018 - it refuses where the connection is closed
+        except AttributeError:
+            raise TypeError(
+                f"connection= takes the sqlite3.Connection of your transaction, not {connection!r}"
+            ) from None
+        except sqlite3.ProgrammingError as error:
+            text = f"the event could not be committed with the connection, for that fails: {error}"
+            raise StoreError(text, path=self._database.path) from error
         if connection.in_transaction:
             # First a write, for which the lock is waited for. A transaction that has only
             # read is refused it at once when somebody else has written meanwhile.
@@ -216,11 +225,11 @@ class SQLiteEventLog:
         Return the records with that correlation id, in the order of their offsets.
         """
         sql = (
-            f"SELECT {RECORD} FROM eventbus_events WHERE correlation_id = ?1 "
-            f"UNION SELECT {RECORD} FROM eventbus_events WHERE id = ?1 AND correlation_id IS NULL "
+            f"SELECT {RECORD} FROM eventbus_events WHERE correlation_id = ? "
+            f"UNION SELECT {RECORD} FROM eventbus_events WHERE id = ? AND correlation_id IS NULL "
             f"ORDER BY 1"
         )
-        return list(map(to_record, self._database.query(sql, (correlation_id,))))
+        return list(map(to_record, self._database.query(sql, (correlation_id,) * 2)))
 
     def last_offset(self) -> int:
         """
@@ -242,7 +251,7 @@ class SQLiteEventLog:
         """
         Return how many records were ever appended with that key, pruned ones included.
         """
-        return self._number(_VERSION_OF, key)
+        return self._number(_VERSION_OF, key, key)
 
     def _number(self, sql: str, *parameters: Any) -> int:
         number: int = self._database.query(sql, parameters)[0][0]
@@ -289,20 +298,35 @@ class SQLiteEventLog:
 _GREATEST = 2**63 - 1  # SQLite's greatest integer
 
 
+def _insertion(record: Record) -> tuple[str, tuple[Any, ...]]:
+    """
+    Return the statement that stores a record, and its parameters.
+    """
+    row = from_record(record)
+    return (_PLAIN, row) if record.key is None else (_IN_STREAM, _with_key(row))
+
+
+def _with_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    key = row[_KEY]
+    return (*row, key, key, key)
+
+
 def _storing(records: Sequence[Record], expected_version: int | None) -> Work[list[int]]:
     """
     Return what stores *records* in a transaction; they are encoded before it begins.
     """
     key = None if expected_version is None else stream_of(records)
-    rows = list(map(from_record, records))
+    insert, rows = _PLAIN, list(map(from_record, records))
+    if any(record.key is not None for record in records):
+        insert, rows = _IN_STREAM, list(map(_with_key, rows))
 
     def store(connection: Statements) -> list[int]:
         if expected_version is not None and key is not None:
-            actual = connection.execute(_VERSION_OF, (key,)).fetchone()[0]
+            actual = connection.execute(_VERSION_OF, (key, key)).fetchone()[0]
             check_version(key, expected_version, actual)
         before = _changes(connection)
         try:
-            connection.executemany(_INSERT, rows)
+            connection.executemany(insert, rows)
         except sqlite3.IntegrityError as error:
             raise duplicate(records[_changes(connection) - before].id) from error
         # In one transaction nobody else inserts: the offsets are consecutive.
@@ -318,11 +342,15 @@ def _changes(connection: Statements) -> int:
 
 
 _FLOOR = """
-    SELECT min(coalesce(
-        (SELECT min("offset") - 1 FROM eventbus_deliveries WHERE subscription = each.id),
-        each.taken
-    ))
-    FROM eventbus_subscriptions AS each
+    SELECT min(floor) FROM (
+        SELECT coalesce(
+            (SELECT min("offset") - 1 FROM eventbus_deliveries WHERE subscription = each.id),
+            each.taken
+        ) AS floor
+        FROM eventbus_subscriptions AS each
+        UNION ALL
+        SELECT min("offset") - 1 FROM eventbus_letters WHERE holds_key
+    )
 """
 
 

@@ -20,6 +20,7 @@ from eventbus.event_log import Listeners, check_limit
 from eventbus.kept_letters import KeptLetter
 from eventbus.progress import (
     Advance,
+    Handled,
     Lease,
     Pending,
     Position,
@@ -54,15 +55,15 @@ _POSITIONS = """
 _STARTS = {
     "now": 'coalesce((SELECT max("offset") FROM eventbus_events), 0)',
     "origin": "0",
-    "offset": "?2",
-    "instant": 'coalesce((SELECT "offset" - 1 FROM eventbus_events WHERE time >= ?2 '
+    "offset": "?",
+    "instant": 'coalesce((SELECT "offset" - 1 FROM eventbus_events WHERE time >= ? '
     'ORDER BY "offset" LIMIT 1), (SELECT max("offset") FROM eventbus_events), 0)',
 }
 _ACQUIRE = """
     UPDATE eventbus_subscriptions
-    SET owner = ?1, expires = ?2,
+    SET owner = ?, expires = ?,
         token = (SELECT value FROM eventbus_facts WHERE name = 'token')
-    WHERE name = ?3 AND (token IS NULL OR expires <= ?4 OR token = ?5)
+    WHERE name = ? AND (token IS NULL OR expires <= ? OR token = ?)
     RETURNING token
 """
 _BEGIN = """
@@ -72,7 +73,12 @@ _BEGIN = """
 """
 _WAIT = 'INSERT OR IGNORE INTO eventbus_deliveries (subscription, "offset") VALUES (?, ?)'
 _DONE = 'DELETE FROM eventbus_deliveries WHERE subscription = ? AND "offset" = ?'
+_UNTRIED = """
+    UPDATE eventbus_deliveries SET attempts = attempts - 1
+    WHERE subscription = ? AND "offset" = ? AND attempts > 0
+"""
 _RETRY = 'UPDATE eventbus_deliveries SET due = ?, story = ? WHERE subscription = ? AND "offset" = ?'
+_HANDLED = "INSERT OR REPLACE INTO eventbus_handled VALUES (?, ?, ?, ?, ?)"
 _HOLDS = "SELECT 1 FROM eventbus_letters WHERE holds_key AND subscription = ? AND key = ? LIMIT 1"
 
 
@@ -98,7 +104,7 @@ class SQLiteProgress:
         Return where the subscription stands; *start* decides the first time only.
         """
         kind, given = _start(start)
-        sql = f"INSERT OR IGNORE INTO eventbus_subscriptions (name, taken) VALUES (?1, {kind})"
+        sql = f"INSERT OR IGNORE INTO eventbus_subscriptions (name, taken) VALUES (?, {kind})"
         if not self._rows("WHERE name = ?", name):
             self._writer.run(lambda connection: connection.execute(sql, (name, *given)))
         return self.position(name)
@@ -145,6 +151,7 @@ class SQLiteProgress:
             if not rows:
                 raise unknown(name)
             connection.execute("DELETE FROM eventbus_deliveries WHERE subscription = ?", rows[0])
+            connection.execute("DELETE FROM eventbus_handled WHERE subscription = ?", rows[0])
 
         self._writer.run(work)
 
@@ -199,7 +206,7 @@ class SQLiteProgress:
         return await self._writer.arun(lambda connection: apply(connection, lease, step))
 
     @contextmanager
-    def transaction(self, lease: Lease) -> Generator[Transaction]:
+    def transaction(self, of: Lease | str, /) -> Generator[Transaction]:
         """
         Open a transaction that commits at the end of the ``with`` block.
         """
@@ -207,9 +214,9 @@ class SQLiteProgress:
         try:
             with faults(path):
                 connection.execute("BEGIN IMMEDIATE")
-                _fence(connection, lease)
+                _fence(connection, of)
             connection.is_lent = True
-            yield SQLiteTransaction(lease, connection, self._keys_on(connection), path)
+            yield SQLiteTransaction(of, connection, self._keys_on(connection), path)
             connection.take_back()
             with faults(path):
                 connection.execute("COMMIT")
@@ -236,6 +243,19 @@ class SQLiteProgress:
             for offset, attempts, due, story in rows
         ]
 
+    def handled(self, offset: int) -> dict[str, Handled]:
+        """
+        Return, by subscription, who remembers to have handled a record.
+        """
+        sql = (
+            "SELECT name, attempts, time, seconds FROM eventbus_handled JOIN "
+            'eventbus_subscriptions ON id = subscription WHERE "offset" = ? ORDER BY name'
+        )
+        return {
+            name: Handled(offset=offset, attempts=attempts, time=time, seconds=seconds)
+            for name, attempts, time, seconds in self._database.query(sql, (offset,))
+        }
+
     def reset(self, lease: Lease, *, to: int) -> None:
         """
         Begin again after offset *to*: what was pending is forgotten, letters stay.
@@ -256,7 +276,7 @@ class SQLiteTransaction:
     A transaction under way, on a connection of its own.
     """
 
-    lease: Lease
+    of: Lease | str
     connection: HandlerConnection
     idempotency: SQLiteIdempotencyStore
     _path: str
@@ -266,7 +286,7 @@ class SQLiteTransaction:
         Make *step* part of the transaction.
         """
         with faults(self._path):
-            return apply(cursor_of(self.connection), self.lease, step)
+            return apply(cursor_of(self.connection), self.of, step)
 
 
 def _start(start: Start) -> tuple[str, tuple[int, ...]]:
@@ -277,33 +297,38 @@ def _start(start: Start) -> tuple[str, tuple[int, ...]]:
     return _STARTS[start], ()
 
 
-def _fence(connection: Statements, lease: Lease) -> int:
+def _fence(connection: Statements, of: Lease | str) -> int:
     """
     Return the subscription's number, if the lease still counts.
     """
-    sql = "SELECT id FROM eventbus_subscriptions WHERE name = ? AND token = ?"
-    rows = connection.execute(sql, (lease.subscription, lease.token)).fetchall()
+    if isinstance(of, str):
+        sql = "SELECT id FROM eventbus_subscriptions WHERE name = ?"
+        rows = connection.execute(sql, (of,)).fetchall()
+    else:
+        sql = "SELECT id FROM eventbus_subscriptions WHERE name = ? AND token = ?"
+        rows = connection.execute(sql, (of.subscription, of.token)).fetchall()
     if not rows:
-        raise lost(lease)
+        raise unknown(of) if isinstance(of, str) else lost(of)
     number: int = rows[0][0]
     return number
 
 
-def apply(connection: Statements, lease: Lease, step: Step) -> Advance:
+def apply(connection: Statements, of: Lease | str, step: Step) -> Advance:
     """
     Apply *step* in the transaction that is open on *connection*.
     """
-    id = _fence(connection, lease)
+    id, name = _fence(connection, of), of if isinstance(of, str) else of.subscription
     for letter_id in step.gone:
-        delete_letter(connection, letter_id, lease.subscription)
+        delete_letter(connection, letter_id, name)
     connection.executemany(_DONE, [(id, offset) for offset in step.done])
+    connection.executemany(_UNTRIED, [(id, offset) for offset in step.untried])
     connection.executemany(_RETRY, [(each.due, each.story, id, each.offset) for each in step.retry])
     for letter in step.dead:
         _bury(connection, id, letter)
     held = [
         letter.record.offset
         for letter in step.hold
-        if connection.execute(_HOLDS, (lease.subscription, letter.record.key)).fetchall()
+        if connection.execute(_HOLDS, (name, letter.record.key)).fetchall()
         and _bury(connection, id, letter)
     ]
     if step.taken is not None:
@@ -313,6 +338,9 @@ def apply(connection: Statements, lease: Lease, step: Step) -> Advance:
     attempts = {
         offset: connection.execute(_BEGIN, (id, offset)).fetchall()[0][0] for offset in step.begin
     }
+    for each in step.handled:
+        given = (each.offset, id, each.attempts, each.time, each.seconds)
+        connection.execute(_HANDLED, given)
     return Advance(attempts, frozenset(held))
 
 

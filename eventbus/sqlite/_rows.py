@@ -17,7 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from eventbus._envelope import NO_HEADERS
-from eventbus.event_log import Record, check_times
+from eventbus.event_log import Record, RecordDraft, check_times
 from eventbus.kept_letters import KeptLetter
 
 __all__ = [
@@ -33,6 +33,9 @@ __all__ = [
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_from_timestamp = datetime.fromtimestamp
+# Up to here, in 2106, a float of seconds tells each microsecond from its neighbours.
+_EXACT = 2**32 * 1_000_000
 
 # The columns in the order in which `to_record` and `to_letter` take them.
 RECORD = (
@@ -62,6 +65,8 @@ def to_time(microseconds: int) -> datetime:
     """
     Return the time in UTC.
     """
+    if 0 <= microseconds < _EXACT:
+        return _from_timestamp(microseconds / 1e6, UTC)  # half the time of the sum
     return _EPOCH + timedelta(microseconds=microseconds)
 
 
@@ -89,36 +94,42 @@ def to_record(row: Sequence[Any]) -> Record:
     """
     Return the record in columns as `RECORD` names them.
     """
-    offset, id, name, version, key, time, correlation, causation, headers, payload, checksum = row
+    draft = RecordDraft()
+    (
+        draft.offset,
+        draft.id,
+        draft.name,
+        draft.version,
+        draft.key,
+        time,
+        correlation,
+        draft.causation_id,
+        headers,
+        draft.payload,
+        checksum,
+    ) = row
+    draft.correlation_id = draft.id if correlation is None else correlation
     try:
-        return Record(
-            offset=offset,
-            id=id,
-            name=name,
-            version=version,
-            key=key,
-            time=_EPOCH + timedelta(microseconds=time),
-            correlation_id=id if correlation is None else correlation,
-            causation_id=causation,
-            headers=NO_HEADERS if headers is None else MappingProxyType(json.loads(headers)),
-            payload=payload,
-            is_intact=crc32(payload) == checksum,
-        )
+        draft.time = to_time(time)
+        draft.headers = NO_HEADERS if headers is None else MappingProxyType(json.loads(headers))
+        draft.is_intact = crc32(draft.payload) == checksum
     except (TypeError, ValueError, OverflowError):
-        return _damaged(offset, id, name, key, payload)
+        return _damaged(draft)
+    return draft.seal()
 
 
-def _damaged(offset: int, id: Any, name: Any, key: Any, payload: Any) -> Record:
+def _damaged(found: RecordDraft) -> Record:
     """
     Save what can be saved of a row whose columns are not what was ever written.
     """
+    payload: Any = found.payload
     return Record(
-        offset=offset,
-        id=str(id),
-        name=str(name),
-        key=None if key is None else str(key),
+        offset=found.offset,
+        id=str(found.id),
+        name=str(found.name),
+        key=None if found.key is None else str(found.key),
         time=_EPOCH,
-        correlation_id=str(id),
+        correlation_id=str(found.id),
         payload=payload if isinstance(payload, bytes) else str(payload).encode(),
         is_intact=False,
     )

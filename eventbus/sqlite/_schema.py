@@ -61,6 +61,22 @@ _FIRST = (
         PRIMARY KEY (subscription, "offset")
     ) WITHOUT ROWID
     """,
+    # In the order of offsets, as it grows; for those subscriptions that ask for it.
+    """
+    CREATE TABLE eventbus_handled (
+        "offset" INTEGER NOT NULL,
+        subscription INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        time REAL NOT NULL,        -- seconds since 1970-01-01 UTC
+        seconds REAL NOT NULL,
+        PRIMARY KEY ("offset", subscription)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TRIGGER eventbus_handled_pruned AFTER DELETE ON eventbus_events BEGIN
+        DELETE FROM eventbus_handled WHERE "offset" = OLD."offset";
+    END
+    """,
     """
     CREATE TABLE eventbus_letters (
         place INTEGER PRIMARY KEY,
@@ -124,6 +140,12 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
     if not connection.execute(known).fetchall():
         return 0
     row = connection.execute("SELECT value FROM eventbus_facts WHERE name = 'schema'").fetchone()
+    if row is None:
+        raise StoreSchemaError(
+            f"{path} does not say of which version its tables are: it was not made by this "
+            f"library, or it is damaged. Restore it from a backup.",
+            path=path,
+        )
     version: int = row[0]
     if version > len(MIGRATIONS):
         raise StoreSchemaError(

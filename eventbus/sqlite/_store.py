@@ -122,6 +122,7 @@ class SQLiteStore:
         """
         return SQLiteIdempotencyStore(
             self._writer.run,
+            self._database.query,
             shift=self._shift,
             new_token=self._clock.new_id,
             ttl=ttl,
@@ -173,8 +174,8 @@ class SQLiteStore:
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if not text or text == ":memory:" or text.startswith("file:"):
+    text = os.fsdecode(path)
+    if not text or text == ":memory:" or text.startswith("file:") or "\0" in text:
         raise StoreError(
             f"{text!r} is no path of a file, and a store is one; in memory there is MemoryStore",
             path=text,

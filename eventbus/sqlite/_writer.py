@@ -71,14 +71,30 @@ class _AsyncJob(_Job[T]):
 
     def settle(self) -> None:
         """
-        Let the caller go on.
+        Let the caller go on; to be called in its loop.
         """
-        with suppress(RuntimeError):  # its loop has been closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._resolve)
-
-    def _resolve(self) -> None:
         if not self.future.done():
             self.future.set_result(None)
+
+
+def _settle(jobs: Sequence[_Job[Any]]) -> None:
+    """
+    Let all callers go on, and wake each loop but once for all that wait in it.
+    """
+    awaited: dict[asyncio.AbstractEventLoop, list[_Job[Any]]] = {}
+    for job in jobs:
+        if isinstance(job, _AsyncJob):
+            awaited.setdefault(job.loop, []).append(job)
+        else:
+            job.settle()
+    for loop, those in awaited.items():
+        with suppress(RuntimeError):  # it has been closed: nobody waits any more
+            loop.call_soon_threadsafe(_settle_here, those)
+
+
+def _settle_here(jobs: Sequence[_Job[Any]]) -> None:
+    for job in jobs:
+        job.settle()
 
 
 class Writer:
@@ -110,7 +126,8 @@ class Writer:
                 raise fault(error, self._database.path) from error
             finally:
                 self._lock.release()
-                self._pass_on()
+                if self._queue:
+                    self._pass_on()
         return self.run(lambda each: each.execute(sql, row).lastrowid or 0, is_one=True)
 
     async def ainsert(self, sql: str, row: Sequence[Any]) -> int:
@@ -147,7 +164,7 @@ class Writer:
         self._database.check_usable()
         job = _AsyncJob(work, asyncio.get_running_loop(), is_one=is_one)
         self._queue.append(job)
-        self._call_committer()
+        self._pass_on()  # to the committer; or it is refused: the store was closed just now
         await job.future
         return self._outcome(job)
 
@@ -199,9 +216,9 @@ class Writer:
         Write all that wait, in one transaction, and let them go on. The lock is held.
         """
         jobs = list[_Job[Any]]()
-        while self._queue:
-            jobs.append(self._queue.popleft())
-        try:
+        try:  # at once: who is interrupted here must tell those whose jobs he has taken
+            while self._queue:
+                jobs.append(self._queue.popleft())
             self._database.check_usable()
             if jobs:
                 in_transaction(self._connection, lambda: self._do(jobs))
@@ -211,8 +228,7 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
         finally:
-            for job in jobs:
-                job.settle()
+            _settle(jobs)
 
     def _do(self, jobs: list[_Job[Any]]) -> None:
         connection = self._connection

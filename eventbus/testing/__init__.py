@@ -9,7 +9,7 @@ from eventbus._clock import VirtualClock
 from eventbus.testing._bus import TestBus
 from eventbus.testing._faults import Faults
 from eventbus.testing._idempotence import IdempotenceCheck
-from eventbus.testing._record import record
+from eventbus.testing._record import Recording, record
 from eventbus.testing._recorder import RecordedDelivery
 from eventbus.testing._reordering import Reordering
 
@@ -17,6 +17,7 @@ __all__ = [
     "Faults",
     "IdempotenceCheck",
     "RecordedDelivery",
+    "Recording",
     "Reordering",
     "TestBus",
     "VirtualClock",

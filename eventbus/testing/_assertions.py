@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+from eventbus._abort import running_loop
 from eventbus._envelope import Envelope
 from eventbus._insight import explain
 from eventbus._signature import event_types_of
@@ -18,7 +19,7 @@ from eventbus._subscription import Subscription
 from eventbus.dead_letter import DeadLetter, matcher
 from eventbus.testing._recorder import RecordedDelivery
 from eventbus.testing._recording import RecordingBus
-from eventbus.testing._report import report, times_in_words
+from eventbus.testing._report import Entry, report, times_in_words
 from eventbus.testing._roster import HandlerOrName
 from eventbus.testing._story import Story
 from eventbus.testing._wanted import Wanted, wanted
@@ -139,7 +140,7 @@ class AssertingBus(RecordingBus):
             return found[0] if times is None else found
         title = f"{_names(takers)} took {'' if found else 'no '}{asked}{_counted(found, times)}."
         entries = self._story().outcomes(takers, asked)
-        raise AssertionError(report(title, "Published", entries, nothing=_NOTHING))
+        raise AssertionError(self._reported(title, entries))
 
     def assert_not_delivered(
         self,
@@ -260,8 +261,15 @@ class AssertingBus(RecordingBus):
         ]
 
     def _published(self, title: str, asked: Wanted | None) -> str:
-        entries = self._story().published(asked)
-        return report(title, "Published", entries, nothing=_NOTHING)
+        return self._reported(title, self._story().published(asked))
+
+    def _reported(self, title: str, entries: Sequence[Entry]) -> str:
+        text = report(title, "Published", entries, nothing="Nothing was published at all.")
+        if not (due_later := 0 if self._postponed is None else len(self._postponed)):
+            return text
+        separator = "\n\n" if entries else " "
+        are = "1 publish is" if due_later == 1 else f"{due_later} publishes are"
+        return f"{text}{separator}{are} due later: advance the clock."
 
     def _story(self) -> Story:
         return Story(self._recorder, self._why_not)
@@ -272,14 +280,37 @@ class AssertingBus(RecordingBus):
         """
         if (left_out := self._roster.why_left_out(subscription)) is not None:
             return left_out
-        if not subscription.is_active:
+        if (waits := self._why_not_yet(subscription, envelope)) is not None:
+            return waits
+        if not subscription.is_live:
             return "its subscription is cancelled"
         said = {e.subscription: e for e in explain(envelope.event, self._registry)}
         explanation = said[subscription.name]
         return "it was subscribed later" if explanation.called else explanation.reason
 
-
-_NOTHING = "Nothing was published at all."
+    def _why_not_yet(self, subscription: Subscription, envelope: Envelope[Any]) -> str | None:
+        """
+        Say for what an event waits that was accepted, or that it was given up on the way.
+        """
+        queue = self._queues.get(subscription)
+        cure = "drain() waits for it" if self._is_manned else "settle() handles it"
+        if not self._is_manned and running_loop() is not None:
+            cure = "asettle() handles it"
+        if queue is not None and (where := queue.find(envelope.id)) is not None:
+            paused = ", which is paused: resume() the subscription"
+            texts = {
+                "waiting": "it waits in its queue" + (paused if queue.is_paused else f": {cure}"),
+                "scheduled": "it waits for its next attempt, or for its key: advance the clock",
+                "in hand": "its handler has not returned yet",
+            }
+            return texts[where]
+        for letter in self._furniture.dead_letters:
+            if (letter.subscription, letter.envelope.id) == (subscription.name, envelope.id):
+                return f"it was given up, its dead letter says {letter.reason!r}"
+        place = self._places().get(subscription) if subscription.is_durable else None
+        if place is not None and envelope.offset is not None and place.offset < envelope.offset:
+            return f"it waits in the log: {cure}"
+        return None
 
 
 def _letter_differences(

@@ -18,6 +18,7 @@ from eventbus._attempt import acall_of, call_of
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
 from eventbus._envelope import Envelope
+from eventbus._insight import Explanation
 from eventbus._publisher import PublishOptions
 from eventbus._receipt import Receipt
 from eventbus._route import Folded, Route, miss
@@ -34,6 +35,8 @@ from eventbus.testing._rehearsed import Rehearsed
 from eventbus.testing._reordering import Held, Release, refuse_loop_for
 
 __all__ = ["TestBus"]
+
+_PASSED_BY = "nothing is delivered while recording with deliver=False"
 
 
 class TestBus(AssertingBus):
@@ -202,7 +205,8 @@ class TestBus(AssertingBus):
             signature=subscription.signature,
             get_handler=subscription.get_handler,
         )
-        return self._take_in(mine)
+        self._adopted = {**self._adopted, mine.name: self._take_in(mine)}
+        return mine
 
     def leave_out(self, subscription: Subscription, why: str) -> None:
         """
@@ -240,9 +244,23 @@ class TestBus(AssertingBus):
 
         return attrs.evolve(folded, call=call, acall=acall)
 
+    def explain(self, event: object, /) -> tuple[Explanation, ...]:
+        """
+        Say, subscription by subscription, whether *event* would reach it, and why.
+
+        Those that a recording leaves out come last.
+        """
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.explain(event)
+        told = [
+            each if self._delivers or not each.called else _refused(each.subscription, _PASSED_BY)
+            for each in super().explain(event)
+        ]
+        return (*told, *(_refused(name, why) for name, why in self._roster.left_out()))
+
     def _why_not(self, subscription: Subscription, envelope: Envelope[Any]) -> str:
         if not self._delivers:
-            return "nothing is delivered while recording with deliver=False"
+            return _PASSED_BY
         if self.faults.holds(envelope.id):
             return "held back by faults.reorder(), until faults.release()"
         return super()._why_not(subscription, envelope)
@@ -321,6 +339,10 @@ class TestBus(AssertingBus):
                 delivering = self._adeliver(each.receipt, each.route)
                 await loop.create_task(delivering, context=each.context)
             return self._publisher.conclude_many([each.receipt for each in held])
+
+
+def _refused(name: str, why: str) -> Explanation:
+    return Explanation(subscription=name, called=False, reason=why)
 
 
 def _pass_by(subscription: Subscription, event: object) -> None:

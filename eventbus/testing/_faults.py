@@ -103,16 +103,17 @@ class Faults:
         """
 
         def around(handler: AnyCall) -> AnyCall:
-            @functools.wraps(handler)
             def call(event: Any) -> Any:
                 self._strike(subscription.name)
                 return observed(handler, event)
 
-            @functools.wraps(handler)
             async def acall(event: Any) -> Any:
                 return await call(event)
 
-            return acall if subscription.signature.is_async else call
+            made = acall if subscription.signature.is_async else call
+            with suppress(TypeError):  # a mock made after a function has mocks for names
+                functools.update_wrapper(made, handler)
+            return made
 
         return around
 

@@ -7,10 +7,12 @@ a class of a kind brings its mark along. Printing a value never raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
+
+from eventbus._receipt import Receipt
 
 __all__ = ["check_names", "keywords", "name_of_type", "same", "shown", "values_of"]
 
@@ -98,9 +100,16 @@ def _properties(event_type: type) -> Iterable[str]:
 def same(one: object, other: object) -> bool:
     """
     Compare two values; those whose class compares by identity, field by field.
+
+    Receipts are the same if their events are: each publish has one of its own.
     """
     if one is other or _equal(one, other):
         return True
+    if isinstance(one, Receipt) and isinstance(other, Receipt):
+        return same(one.event, other.event)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        several, others = cast("Sequence[object]", one), cast("Sequence[object]", other)
+        return len(several) == len(others) and all(map(same, several, others))
     if type(one) is not type(other) or type(one).__eq__ is not object.__eq__:
         return False
     mine, theirs = values_of(one), values_of(other)

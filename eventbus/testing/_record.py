@@ -7,19 +7,80 @@ that it is stood in for is known in one context, and ends there with the block.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
-from typing import Literal
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
+from functools import partial
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
 from eventbus.testing._bus import TestBus
 from eventbus.testing._roster import HandlerOrName, Roster, several
 
-__all__ = ["record"]
+__all__ = ["Recording", "record"]
 
 
-@contextmanager
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Recording:
+    """
+    What `record` opens, for ``with`` and ``async with``.
+
+    It decorates functions, too: each call, of either colour, is then a recording of its own.
+
+    .. versionadded:: 0.1
+    """
+
+    def __init__(self, bus: EventBus, make: Callable[[], TestBus]) -> None:
+        self._bus = bus
+        self._make = make
+        self._open: list[ExitStack] = []
+        self._aopen: list[AsyncExitStack] = []
+
+    def __enter__(self) -> TestBus:
+        with ExitStack() as block:
+            stand_in = block.enter_context(self._make())
+            block.enter_context(self._bus.stood_in_by(stand_in))
+            self._open.append(block.pop_all())
+        return stand_in
+
+    def __exit__(self, *raised: Any) -> None:
+        __tracebackhide__ = True
+        self._open.pop().__exit__(*raised)
+
+    async def __aenter__(self) -> TestBus:
+        async with AsyncExitStack() as block:
+            stand_in = await block.enter_async_context(self._make())
+            block.enter_context(self._bus.stood_in_by(stand_in))
+            self._aopen.append(block.pop_all())
+        return stand_in
+
+    async def __aexit__(self, *raised: Any) -> None:
+        __tracebackhide__ = True
+        await self._aopen.pop().__aexit__(*raised)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """
+        Return *function* with a recording around each call.
+        """
+
+        @functools.wraps(function)
+        def call(*given: P.args, **named: P.kwargs) -> R:
+            with Recording(self._bus, self._make):
+                return function(*given, **named)
+
+        @functools.wraps(function)
+        async def acall(*given: P.args, **named: P.kwargs) -> Any:
+            async with Recording(self._bus, self._make):
+                return await cast("Any", function(*given, **named))
+
+        return cast("Callable[P, R]", acall) if inspect.iscoroutinefunction(function) else call
+
+
 def record(
     bus: EventBus,
     /,
@@ -30,9 +91,12 @@ def record(
     errors: Literal["raise", "collect"] | None = None,
     clock: VirtualClock | None = None,
     threads: bool = False,
-) -> Generator[TestBus]:
+) -> Recording:
     """
     Let a test bus stand in for *bus*, with the same handlers, until the block ends.
+
+    For ``with``, and in an async test for ``async with``: its end awaits what async handlers
+    have left to do.
 
     What this block publishes, subscribes or redrives on *bus*, and the code it calls,
     goes to the test bus: with copies of the subscriptions there are now, counters and
@@ -55,11 +119,25 @@ def record(
 
     .. versionadded:: 0.1
     """
+    like = partial(TestBus.like, errors=errors, clock=clock, threads=threads, delivers=deliver)
+    return Recording(bus, partial(_stand_in, bus, like, only=only, without=without))
+
+
+def _stand_in(
+    bus: EventBus,
+    like: Callable[[EventBus], TestBus],
+    *,
+    only: Iterable[HandlerOrName] | HandlerOrName | None,
+    without: Iterable[HandlerOrName] | HandlerOrName,
+) -> TestBus:
+    """
+    Return a bus with the handlers that *bus* has now, apart from those left out.
+    """
     subscriptions = bus.subscriptions
     known = Roster(subscriptions)
     wanted = None if only is None else known.names(several(only))
     unwanted = known.names(several(without))
-    stand_in = TestBus.like(bus, errors=errors, clock=clock, threads=threads, delivers=deliver)
+    stand_in = like(bus)
     for subscription in subscriptions:
         if wanted is not None and subscription.name not in wanted:
             stand_in.leave_out(subscription, "left out of this recording, by only=")
@@ -67,5 +145,4 @@ def record(
             stand_in.leave_out(subscription, "left out of this recording, by without=")
         else:
             stand_in.adopt(subscription)
-    with stand_in, bus.stood_in_by(stand_in):
-        yield stand_in
+    return stand_in

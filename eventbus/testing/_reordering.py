@@ -35,6 +35,13 @@ class Undelivered(Receipt):
         return 0
 
     @property
+    def queued(self) -> int:
+        """
+        How many subscriptions have it in the log: no queue has it so far.
+        """
+        return self.route.durable
+
+    @property
     def unhandled(self) -> bool:
         """
         Whether no handler was called: nobody knows yet.

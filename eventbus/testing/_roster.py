@@ -49,6 +49,12 @@ class Roster:
         """
         return self._left_out.get(subscription.name)
 
+    def left_out(self) -> list[tuple[str, str]]:
+        """
+        Return the names of those that are not subscribed here, and why.
+        """
+        return [*self._left_out.items()]
+
     def named(self, name: str) -> Subscription:
         """
         Return the latest subscription of that name.

@@ -136,6 +136,10 @@ class SettlingBus(RaisingBus):
         bus: Any = self._stand_in()
         if bus._is_manned or bus.is_closed:
             return super().close(timeout)
+        bus._refuse_loop(
+            "Use await bus.aclose(); where a with block ends here, await bus.asettle() in it, or "
+            "make it an async with block."
+        )
         try:
             bus.drain(timeout)
         finally:
@@ -162,6 +166,8 @@ class SettlingBus(RaisingBus):
             is_going = is_outermost
             while is_going:
                 has_turned = self._turn()
+                if not sync_only:
+                    self._refuse_loop()  # what was handled may have led to more
                 queues = self._due_queues(sync_only=sync_only)
                 is_going = True in [has_turned, *map(self._handle, queues)]
 
@@ -256,18 +262,26 @@ class SettlingBus(RaisingBus):
         return [
             each
             for each in self._all_queues()
-            if each.ready and not each.is_paused and not (sync_only and each.needs_loop)
+            if each.ready and not each.is_paused and not (sync_only and self._who_awaits(each))
         ]
 
-    def _refuse_loop(self) -> None:
+    def _who_awaits(self, queue: Intake) -> str | None:
+        """
+        Return whose handler has to be awaited for what *queue* hands out next, if one has.
+        """
+        if self._postponed is None or queue not in self._postponed.queues:
+            return queue.name if queue.needs_loop else None
+        return self._routes[type(queue.ready[0].event)].needs_loop
+
+    def _refuse_loop(self, cure: str = "Use await bus.asettle().") -> None:
         if running_loop() is None:
             return
         for queue in self._due_queues(sync_only=False):
-            if queue.needs_loop:
+            if (name := self._who_awaits(queue)) is not None:
                 raise RunningLoopError(
-                    f"what is queued for {queue.name}, which is async, cannot be handled by a "
-                    f"call in a thread with a running event loop. Use await bus.asettle().",
-                    subscription=queue.name,
+                    f"what waits for {name}, which is async, cannot be handled by a call in a "
+                    f"thread with a running event loop. {cure}",
+                    subscription=name,
                 )
 
     def _keep_up(self, is_over: bool) -> None:

@@ -80,8 +80,19 @@ class Story:
         for duplicate in self.recorder.duplicates:
             if duplicate.subscription == name and duplicate.envelope.id == envelope.id:
                 told.append(f"✗ not called: a duplicate, of key {duplicate.key!r}")
-        told = told or [f"✗ not called: {self.why_not(subscription, envelope)}"]
+        if not told:
+            so_far = self._last_attempt(subscription, envelope) or "not called"
+            told.append(f"✗ {so_far}: {self.why_not(subscription, envelope)}")
         return taken > 0, ", then ".join(told)
+
+    def _last_attempt(self, subscription: Subscription, envelope: Envelope[object]) -> str | None:
+        """
+        Tell of the last attempt, if there was one and another was to follow it.
+        """
+        for each in reversed(self.recorder.retries):
+            if each.subscription == subscription.name and each.envelope.id == envelope.id:
+                return f"attempt {each.attempt} failed with {shown(each.exception)}"
+        return None
 
     def deliveries(self, takers: Iterable[Subscription], asked: Wanted) -> list[Entry]:
         """

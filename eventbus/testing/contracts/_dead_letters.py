@@ -99,8 +99,9 @@ class DeadLettersContract:
             lambda: store.replace(letter("z-9")),
             lambda: store.query(after="z-9"),
         ):
-            with pytest.raises(DeadLetterNotFoundError, match="'z-9'"):
+            with pytest.raises(DeadLetterNotFoundError, match="'z-9'") as refused:
                 ask()
+            assert "z-9" == refused.value.letter_id
         assert 1 == len(store)
 
     def test_a_letter_is_added_once(self, store: DeadLetters) -> None:

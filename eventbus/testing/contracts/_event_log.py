@@ -8,7 +8,7 @@ An implementation passes the suite by a subclass whose fixture *log* returns an 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from threading import Barrier, Thread
 from typing import Any
 
@@ -71,6 +71,24 @@ class EventLogContract(ReadingContract):
         log.append([record(time=NOON.astimezone(timezone(timedelta(hours=-5))))])
         (found,) = log.read()
         assert (NOON, timedelta(0)) == (found.time, found.time.utcoffset())
+
+    @pytest.mark.parametrize(
+        "time",
+        [
+            datetime(1, 1, 1, tzinfo=UTC),
+            datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+            datetime(1970, 1, 1, tzinfo=UTC),
+            datetime(2106, 2, 7, 6, 28, 15, 999_999, tzinfo=UTC),
+            datetime(2106, 2, 7, 6, 28, 16, 1, tzinfo=UTC),
+            datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        ],
+    )
+    def test_a_time_comes_back_to_the_microsecond(self, log: EventLog, time: datetime) -> None:
+        """
+        However far away it is, a time is kept exactly.
+        """
+        log.append([record(time=time)])
+        assert [time] == [found.time for found in log.read()]
 
     @pytest.mark.parametrize("payload", [b"", b"\0", b"x" * 1_000_000])
     def test_any_bytes_are_a_payload(self, log: EventLog, payload: bytes) -> None:

@@ -17,7 +17,7 @@ from eventbus.errors import (
     LeaseLostError,
     SubscriptionNotFoundError,
 )
-from eventbus.progress import Lease, Pending, Position, Progress, Retry, Start, Step
+from eventbus.progress import Handled, Lease, Pending, Position, Progress, Retry, Start, Step
 from eventbus.store import Store
 from eventbus.testing.contracts._leases import LeaseContract
 from eventbus.testing.contracts._records import minutes, offsets, record, records
@@ -280,6 +280,45 @@ class ProgressContract(LeaseContract):
         assert frozenset() == advance.held
         assert [3, 5] == [each.offset for each in progress.pending("a")]
         assert (0, frozenset()) == (store.letters.count(), store.letters.held_keys("a"))
+
+    def test_an_attempt_that_was_never_made_does_not_count(
+        self, progress: Progress, lease: Lease
+    ) -> None:
+        """
+        Whatever was begun waits again, with its story; there are never less than none.
+        """
+        progress.advance(lease, Step(taken=3, begin=[1, 2]))
+        progress.advance(lease, Step(retry=[Retry(offset=1, due=9.0, story="no")]))
+        progress.advance(lease, Step(begin=[1]))
+        progress.advance(lease, Step(untried=[1, 2, 3], waiting=[3]))
+        progress.advance(lease, Step(untried=[2]))
+        assert [(1, 1, None, "no"), (2, 0, None, ""), (3, 0, None, "")] == [
+            attrs.astuple(each) for each in progress.pending("a")
+        ]
+        advance = progress.advance(lease, Step(untried=[1], begin=[1, 2]))
+        assert {1: 1, 2: 1} == dict(advance.attempts)
+
+    def test_what_was_handled_is_remembered(
+        self, store: Store, progress: Progress, lease: Lease
+    ) -> None:
+        """
+        Of each record the latest, by subscription, until the record is pruned.
+        """
+        progress.open("b", start="origin")
+        other = progress.acquire("b", owner="me", ttl=TTL, now=0.0)
+        assert other is not None
+        third = Handled(offset=3, attempts=1, time=100.0, seconds=0.5)
+        again, seventh = attrs.evolve(third, attempts=2), attrs.evolve(third, offset=7)
+        progress.advance(other, Step(taken=10, handled=[third]))
+        progress.advance(lease, Step(taken=10, handled=[seventh, third]))
+        progress.advance(lease, Step(handled=[again]))
+        assert [("a", again), ("b", third)] == list(progress.handled(3).items())
+        assert ({"a": seventh}, {}) == (progress.handled(7), progress.handled(8))
+        store.log.prune(before=4)
+        assert ({}, {"a": seventh}) == (progress.handled(3), progress.handled(7))
+        progress.forget("a")
+        progress.open("a")
+        assert {} == progress.handled(7)
 
     @pytest.mark.parametrize("gone", [["letter-3", "letter-4"], ["letter-3", "letter-8"]])
     def test_all_letters_give_way_or_none(

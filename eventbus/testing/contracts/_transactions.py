@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
-from eventbus.errors import ConcurrencyError, DeadLetterNotFoundError, StoreError
+from eventbus.errors import (
+    ConcurrencyError,
+    DeadLetterNotFoundError,
+    StoreError,
+    SubscriptionNotFoundError,
+)
 from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Lease, Progress, Step, Transaction
 from eventbus.store import Store
@@ -242,3 +247,25 @@ class TransactionContract:
             store.log.append(late, expected_version=1, connection=transaction.connection)
         assert (0, 0, 1, "granted") == self.found(store, begun)
         assert (10, 0) == (store.log.last_offset(), store.log.stream_version("new"))
+
+    def test_a_redrive_needs_no_lease(self, store: Store, begun: Lease) -> None:
+        """
+        Its letter goes with what its handler writes, whoever consumes the subscription.
+        """
+        for offset in (1, 2):
+            store.letters.add(letter(store, offset))
+        with store.progress.transaction("a") as transaction:
+            transaction.advance(Step(gone=["letter-1"]))
+            transaction.connection.execute("INSERT INTO mine VALUES ('redriven')")
+        with pytest.raises(OutageError), store.progress.transaction("a") as transaction:
+            transaction.advance(Step(gone=["letter-2"]))
+            raise OutageError
+        with (
+            pytest.raises(DeadLetterNotFoundError),
+            store.progress.transaction("a") as transaction,
+        ):
+            transaction.advance(Step(gone=["letter-1"]))
+        assert ["letter-2"] == [each.id for each in store.letters.query()]
+        assert (1, 0, 1, "granted") == self.found(store, begun)
+        with pytest.raises(SubscriptionNotFoundError):
+            store.progress.transaction("nobody").__enter__()

@@ -1,0 +1,174 @@
+"""
+The keys of publishers: who has one, since when it counts as used, and when it is free again.
+
+Law: of no colour: asks the store of keys and decides. A key counts as used from when its
+event is stored, or, where none is stored, from when its publish begins. A publish that
+waits for the end of a block, or for its moment, uses none yet: its key is set aside in this
+process alone, so that nothing is left of it where the process dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+
+from eventbus._furniture import Furniture, logger
+from eventbus._receipt import Receipt, lender
+from eventbus.idempotency import Claim, HasId, IdempotencyStore
+from eventbus.instrumentation import Duplicate
+
+__all__ = ["PublisherKeys"]
+
+
+@attrs.frozen(eq=False, repr=False, weakref_slot=False)
+class KnownId:
+    """
+    The id of an event that need not be alive for it.
+
+    It cannot be referenced weakly, and so a store keeps it as long as the key.
+    """
+
+    id: str
+
+
+class PublisherKeys:
+    """
+    The publishers' keys of one bus.
+
+    Args:
+        furniture: What to work with.
+
+    Attributes:
+        duplicates: How many events a publisher's key turned away.
+    """
+
+    def __init__(self, furniture: Furniture) -> None:
+        self.duplicates = 0
+        self._furniture = furniture
+        # By scope, key, and the block they wait in; `None` for those that are due later.
+        self._aside: dict[tuple[str, str, object], Receipt] = {}
+
+    def set_aside(self, receipt: Receipt, among: object = None) -> bool:
+        """
+        Note the key of a publish that waits, if it has one; ``False`` for a duplicate.
+
+        Args:
+            receipt: The publish; what was set aside for it elsewhere is so no more.
+            among: The outermost of the blocks it waits in, whose publishes meet the key.
+                What is due later, whatever becomes of a block, is met by all publishes.
+        """
+        options = receipt.options
+        if options is None or (key := options.get("idempotency_key")) is None:
+            return True
+        if (free := options.pop("free", None)) is not None:
+            free()
+        scope = _scope(receipt)
+        name = (scope, key, among)
+        first: HasId = self._aside.setdefault(name, receipt)
+        if first is receipt:
+            options["free"] = partial(self._put_back, name, receipt)
+            first = self._aside.get((scope, key, None), receipt)
+        if first is not receipt:
+            return self._turned_away(receipt, key, first.id)
+        keys, _ = self._keys_for(receipt)
+        # Not every store can tell without a claim: then it is found out when that is due.
+        look: Callable[..., Claim | None] | None = getattr(keys, "look", None)
+        if look is None:
+            return True
+        try:
+            claim = look(scope, key, now=self._furniture.clock.monotonic())
+        except BaseException:
+            self._put_back(name, receipt)
+            raise
+        return claim is None or self._turned_away(receipt, key, claim.event_id)
+
+    def claim(self, receipt: Receipt, *, is_stored_next: bool) -> bool:
+        """
+        Hold the key of a publish, if it has one; ``False`` for a duplicate.
+
+        The key counts as used from now on, or, where the event is stored next, from then
+        on: what dies in between has used no key. A failing handler frees it again.
+        """
+        options, furniture = receipt.options, self._furniture
+        if options is None or (key := options.get("idempotency_key")) is None:
+            return True
+        put_back = options.pop("free", None)
+        try:
+            scope, now = _scope(receipt), furniture.clock.monotonic()
+            first = self._aside.get((scope, key, None), receipt)
+            if first is not receipt:
+                return self._turned_away(receipt, key, first.id)
+            sealed = receipt.sealed
+            known = KnownId(furniture.clock.new_id() if sealed is None else sealed.id)
+            keys, is_joined = self._keys_for(receipt)
+            claim = keys.claim(scope, key, source=known, now=now)
+        finally:
+            if put_back is not None:
+                put_back()
+        if claim.state != "granted":
+            return self._turned_away(receipt, key, claim.event_id)
+        name = receipt.route.name
+        if is_stored_next and not is_joined and options.get("connection") is None:
+            options["keep"] = partial(self._keep, claim, name)
+        else:
+            keys.complete(claim, now=now)
+        given = options.get("connection")
+        options.update(id=known.id, free=partial(self._free, given, lender(receipt), claim, name))
+        return True
+
+    def _keys_for(self, receipt: Receipt) -> tuple[IdempotencyStore, bool]:
+        """
+        Return the store of keys, as part of the transaction that the event joins, if it can.
+        """
+        connection = (receipt.options or {}).get("connection")
+        return self._keys_within(connection, lender(receipt))
+
+    def _keys_within(self, given: Any, of: Receipt | None) -> tuple[IdempotencyStore, bool]:
+        keys = self._furniture.idempotency
+        connection = given if given is not None or of is None else of.connection
+        join: Callable[[Any], IdempotencyStore] | None = getattr(keys, "on", None)
+        return (keys, False) if connection is None or join is None else (join(connection), True)
+
+    def _turned_away(self, receipt: Receipt, key: str, first_id: str | None) -> bool:
+        options, route = receipt.options, receipt.route
+        assert options is not None  # there is a key
+        if (free := options.pop("free", None)) is not None:
+            free()
+        options["id"] = first_id
+        receipt.duplicate, receipt.duplicate_of = True, first_id
+        receipt.missed, receipt.finished = len(route), True
+        receipt.unqueued = route.queued + route.durable
+        self.duplicates += 1
+        if self._furniture.observers:
+            self._furniture.notify(
+                Duplicate(envelope=receipt.envelope, subscription=None, key=key, first_id=first_id)
+            )
+        return False
+
+    def _put_back(self, name: tuple[str, str, object], receipt: Receipt) -> None:
+        if self._aside.get(name) is receipt:
+            del self._aside[name]
+
+    def _keep(self, claim: Claim, name: str) -> None:
+        try:
+            now = self._furniture.clock.monotonic()
+            self._furniture.idempotency.complete(claim, now=now)
+        except Exception:
+            logger().exception("the idempotency key of one %s is not recorded", name)
+
+    def _free(self, given: Any, of: Receipt | None, claim: Claim, name: str) -> None:
+        try:
+            self._keys_within(given, of)[0].release(claim)
+        except Exception:
+            logger().exception("the idempotency key of one %s is not released", name)
+
+
+def _scope(receipt: Receipt) -> str:
+    """
+    Name what a publisher's key is unique in: classes may have a name in common.
+    """
+    happened: object = receipt.event
+    return f"publish {type(happened).__module__}.{type(happened).__qualname__}"
