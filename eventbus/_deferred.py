@@ -118,15 +118,14 @@ class Deferred:
         """
         Leave what waits to the block around; ``False``: there is none, or it has ended.
         """
-        if self._outer is None or self._outer.open is None:
+        outer = None if self._outer is None else self._outer.open
+        if outer is None:
             return False
         receipts = self.take_all()
-        outer: Deferred | None = self._outer
-        while outer is not None and not outer.add(*receipts):
-            outer = outer.open
-        if outer is None:
-            self._receipts = receipts  # pragma: no cover - it has ended in this moment
-        return outer is not None
+        if outer.add(*receipts):  # pragma: no branch - it has ended in this moment
+            return True
+        self._receipts = receipts  # pragma: no cover
+        return False  # pragma: no cover
 
     def publish(self) -> None:
         """

@@ -270,6 +270,15 @@ class Desk:
             self.keeper.write_off(job, "undelivered")
         return goes_on
 
+    def amend(self, worker: Worker, job: Job) -> None:
+        """
+        Note what *worker*'s job has become; if it was given up meanwhile, so is this.
+        """
+        with self._lock:
+            if worker.abandoned is worker.job is not None:
+                worker.abandoned = job
+            worker.job = job
+
     def seize(self, worker: Worker) -> bool:
         """
         Reserve the right to write down what became of *worker*'s job.

@@ -30,7 +30,7 @@ _PARTS = {
 }
 
 
-def check_choices(errors: str, fanout: str, envelopes: str, max_depth: int) -> None:
+def check_choices(errors: str, fanout: str, envelopes: str, max_depth: object) -> None:
     """
     Refuse what is none of the settings there are.
 

@@ -190,7 +190,7 @@ class QueuedDelivery(Delivery):
         if trial.is_admitted:
             return trial
         # Where its outcome is not known in the end, it is handed out again with its key.
-        worker.job = job._replace(trial=trial)
+        self.queue.amend(worker, job._replace(trial=trial))
         try:
             trial.key = self.key_of(job.event)
             claim = self.contested(trial)

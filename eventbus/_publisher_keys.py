@@ -69,7 +69,7 @@ class PublisherKeys:
         name = (scope, key, among)
         first: HasId = self._aside.setdefault(name, receipt)
         if first is receipt:
-            options["free"] = partial(self._put_back, name, receipt)
+            options["free"] = partial(self._aside.pop, name, None)
             first = self._aside.get((scope, key, None), receipt)
         if first is not receipt:
             return self._turned_away(receipt, key, first.id)
@@ -81,7 +81,7 @@ class PublisherKeys:
         try:
             claim = look(scope, key, now=self._furniture.clock.monotonic())
         except BaseException:
-            self._put_back(name, receipt)
+            options.pop("free")()
             raise
         return claim is None or self._turned_away(receipt, key, claim.event_id)
 
@@ -147,10 +147,6 @@ class PublisherKeys:
                 Duplicate(envelope=receipt.envelope, subscription=None, key=key, first_id=first_id)
             )
         return False
-
-    def _put_back(self, name: tuple[str, str, object], receipt: Receipt) -> None:
-        if self._aside.get(name) is receipt:
-            del self._aside[name]
 
     def _keep(self, claim: Claim, name: str) -> None:
         try:

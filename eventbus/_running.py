@@ -68,7 +68,8 @@ class Running(Storing):
         Wait until all that was accepted is handled; the bus goes on.
 
         Events between two attempts are waited for. Those of paused subscriptions, and
-        publishes that are due later, are not.
+        publishes that are due later, are not. Nor are those of durable subscriptions that
+        have stopped, or that another process consumes: they are in the report.
 
         Args:
             timeout: Seconds to wait, at most; ``None`` for as long as it takes.

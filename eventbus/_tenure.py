@@ -106,7 +106,8 @@ class Tenure:
         """
         Let somebody else have it, at once if the store can be reached.
         """
-        if (lease := self.lose()) is None:
+        lease, self._ask_at = self.lose(), 0.0
+        if lease is None:
             return
         try:
             self._store.progress.release(lease)
@@ -118,5 +119,5 @@ class Tenure:
         Have it no more; return what was held.
         """
         with self._lock:
-            lease, self.lease, self._ask_at = self.lease, None, 0.0
+            lease, self.lease = self.lease, None
         return lease

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
 from threading import Lock
-from typing import Any, Literal, Protocol, TypedDict, Unpack, get_args
+from typing import Any, Literal, Protocol, TypedDict, Unpack, cast, get_args
 
 import attrs
 
@@ -167,7 +167,7 @@ def _check(name: str, wanted: Any) -> None:
             raise ValueError(f"reason= is one of {reasons}, not {wanted!r}")
         case "since" | "until" if not isinstance(wanted, datetime):
             raise TypeError(f"{name}= is a datetime with a time zone, not {wanted!r}")
-        case "since" | "until" if wanted.utcoffset() is None:
+        case "since" | "until" if cast(datetime, wanted).utcoffset() is None:
             raise ValueError(f"{wanted!r} has no time zone; datetime.now(timezone.utc) has one")
         case _:
             pass

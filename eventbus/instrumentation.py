@@ -111,13 +111,14 @@ class Failed:
 @attrs.frozen(kw_only=True)
 class DeadLettered:
     """
-    A delivery that failed for good was kept as a dead letter.
+    A delivery that failed for good, or that is not to be made yet, was kept as a dead letter.
 
     Attributes:
         envelope: The event and its facts.
         subscription: The subscription's name.
         letter_id: The dead letter's id, for redrive and discard.
-        reason: Why it is there: ``"failed"``, ``"dropped"`` or ``"undelivered"``.
+        reason: Why it is there: ``"failed"``, ``"dropped"`` or ``"undelivered"``; of durable
+            subscriptions also ``"held"`` behind another one, or ``"unreadable"``.
 
     .. versionadded:: 0.1
     """

@@ -189,6 +189,27 @@ def test_a_replay_may_end_at_what_cannot_be_read(store: Store) -> None:
         shop.bus.replay("shop")
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"version": 9}, "has version 1: version 9 was written by a newer program"),
+        ({"name": "shop.unheard_of"}, "Import the module that declares it"),
+    ],
+)
+def test_a_letter_says_what_is_wrong_with_an_event(
+    store: Store, changes: dict[str, Any], complaint: str
+) -> None:
+    """
+    A version that is not known is no name that is not known.
+    """
+    unreadable_first(store, **changes)
+    shop = Shop(store)
+    shop.handle()
+    shop.bus.settle()
+    [letter] = shop.bus.dead_letters
+    assert complaint in str(letter.message)
+
+
 # -- what the log does not have ---------------------------------------------------------------
 
 
@@ -253,6 +274,22 @@ def test_what_is_held_is_not_pruned(store: Store, by_redrive: bool) -> None:
     assert [0, 1, 2][not by_redrive :] == shop.numbers
     assert [] == shop.letters()
     assert 2 == store.log.prune(before=99)
+
+
+def test_a_key_behind_which_nothing_waits_is_free_once_its_letter_is_gone(store: Store) -> None:
+    """
+    There is nothing to take up, and what comes next is handled.
+    """
+    shop = Shop(store)
+    shop.handle(HOLD)
+    shop.fails.add(0)
+    shop.place(0)
+    shop.bus.settle()
+    let_go_on(shop, by_redrive=False)
+    shop.place(1)
+    shop.bus.settle()
+    assert [0, 1] == shop.numbers
+    assert [] == shop.letters()
 
 
 def test_what_was_edited_waits_for_its_redrive(store: Store) -> None:
@@ -492,24 +529,3 @@ def test_observers_learn_of_what_ends_every_worker() -> None:
             bus.settle()
     bus.settle()
     assert ("DeadLettered", "undelivered") in told
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"version": 9}, "has version 1: version 9 was written by a newer program"),
-        ({"name": "shop.unheard_of"}, "Import the module that declares it"),
-    ],
-)
-def test_a_letter_says_what_is_wrong_with_an_event(
-    store: Store, changes: dict[str, Any], complaint: str
-) -> None:
-    """
-    A version that is not known is no name that is not known.
-    """
-    unreadable_first(store, **changes)
-    shop = Shop(store)
-    shop.handle()
-    shop.bus.settle()
-    [letter] = shop.bus.dead_letters
-    assert complaint in str(letter.message)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from eventbus import Receipt, event
+from eventbus._deferred import Deferred
 from eventbus.errors import ConcurrencyError
 from eventbus.testing import TestBus
 
@@ -196,6 +197,20 @@ def test_a_block_can_be_entered_again_also_inside_itself() -> None:
     assert [1, 2, 3] == seen
 
 
+def test_a_block_that_has_ended_takes_nothing_in() -> None:
+    """
+    Whoever comes in that moment learns of it, and publishes by himself.
+    """
+    block, bus = Deferred(lambda _: None, _publish_nothing), TestBus()
+    assert [] == block.take_all()
+    receipt = bus.publish(Placed(1))
+    assert not block.add(receipt)
+    assert not receipt.is_scheduled
+
+
+async def _publish_nothing(_: Deferred) -> None: ...
+
+
 # -- what is due later ----------------------------------------------------------------------------
 
 
@@ -252,7 +267,8 @@ def test_what_is_about_the_log_now_is_refused_for_what_is_due_later(
         publish(bus, Placed(1), is_async=is_async, **when, **option)
     publish(bus, Placed(1), is_async=is_async, **when, **dict.fromkeys(option))
     assert bus._store is not None
-    assert 0 == bus.stats().scheduled + bus._store.log.last_offset() - 1
+    assert 1 == bus.stats().scheduled + bus._store.log.last_offset()
+    bus.close()
 
 
 # -- the version of a stream ----------------------------------------------------------------------

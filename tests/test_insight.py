@@ -227,7 +227,17 @@ def test_a_recording_explains_what_it_leaves_out():
                 "fail": (False, "its filter (where=) says no"),
                 "take": (False, "nothing is delivered while recording with deliver=False"),
             } == told
+        with record(bus, without="take"), record(bus, deliver=False):
+            told = by_name(bus, OrderPlaced(total=1))
+            assert {
+                "fail": (False, "nothing is delivered while recording with deliver=False"),
+            } == told
         assert by_name(bus, OrderPlaced())["take"][0]
+    with TestBus() as outer:
+        outer.subscribe(OrderPlaced, handler, name="take")
+        with record(outer, without="take"):
+            expected = {"take": (False, "left out of this recording, by without=")}
+            assert expected == by_name(outer, OrderPlaced())
 
 
 def test_a_filter_comes_before_a_key():

@@ -439,6 +439,21 @@ def test_what_was_given_up_is_not_written_down():
     assert [(1, "undelivered in hand")] == hands.notes.written_off
 
 
+def test_a_job_that_changes_after_it_was_given_up_stays_given_up():
+    """
+    Its worker, who had begun to look at its key, writes nothing down either.
+    """
+    hands = Hands()
+    hands.offer(1)
+    hands.turn()
+    job = hands.worker.job
+    assert job is not None
+    hands.queue.give_up()
+    hands.queue.amend(hands.worker, job._replace(since=1.0))
+    assert not hands.queue.seize(hands.worker)
+    assert [(1, "undelivered in hand")] == hands.notes.written_off
+
+
 def test_a_recorded_job_does_not_cover_the_next():
     """
     Of a worker that has recorded one job and taken another, the other is given up.

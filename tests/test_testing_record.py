@@ -678,7 +678,7 @@ def test_settings_of_the_bus_are_kept() -> None:
             bus.publish(InvoiceSent())
         time = bus.stats().subscriptions["take"].time
         assert time is not None
-        assert 1 == time.count
+        assert 2 == time.count
     assert [{"tenant": "acme"}] == [each.headers for each in envelopes]
     assert 1 == len(recorded.retries)
     assert "shop" == recorded.name

@@ -18,7 +18,6 @@ from eventbus._attempt import acall_of, call_of
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
 from eventbus._envelope import Envelope
-from eventbus._insight import Explanation
 from eventbus._publisher import PublishOptions
 from eventbus._receipt import Receipt
 from eventbus._route import Folded, Route, miss
@@ -30,13 +29,11 @@ from eventbus.memory import MemoryStore
 from eventbus.testing._assertions import AssertingBus
 from eventbus.testing._faults import Faults
 from eventbus.testing._raising import collect, go_on_collecting
-from eventbus.testing._recording import BusOptions
+from eventbus.testing._recording import PASSED_BY, BusOptions
 from eventbus.testing._rehearsed import Rehearsed
 from eventbus.testing._reordering import Held, Release, refuse_loop_for
 
 __all__ = ["TestBus"]
-
-_PASSED_BY = "nothing is delivered while recording with deliver=False"
 
 
 class TestBus(AssertingBus):
@@ -88,7 +85,6 @@ class TestBus(AssertingBus):
         self._furniture.logs_failures = errors == "collect"
         self._furniture.logs_queued = errors is not None
         self._raises_at_last = errors is None
-        self._delivers = True
         self._virtual_clock.follow(self._keep_up)
         self.faults = Faults(self._roster, Release(self._release, self._arelease))
 
@@ -244,23 +240,9 @@ class TestBus(AssertingBus):
 
         return attrs.evolve(folded, call=call, acall=acall)
 
-    def explain(self, event: object, /) -> tuple[Explanation, ...]:
-        """
-        Say, subscription by subscription, whether *event* would reach it, and why.
-
-        Those that a recording leaves out come last.
-        """
-        if (stand_in := self._stand_in()) is not self:
-            return stand_in.explain(event)
-        told = [
-            each if self._delivers or not each.called else _refused(each.subscription, _PASSED_BY)
-            for each in super().explain(event)
-        ]
-        return (*told, *(_refused(name, why) for name, why in self._roster.left_out()))
-
     def _why_not(self, subscription: Subscription, envelope: Envelope[Any]) -> str:
         if not self._delivers:
-            return _PASSED_BY
+            return PASSED_BY
         if self.faults.holds(envelope.id):
             return "held back by faults.reorder(), until faults.release()"
         return super()._why_not(subscription, envelope)
@@ -339,10 +321,6 @@ class TestBus(AssertingBus):
                 delivering = self._adeliver(each.receipt, each.route)
                 await loop.create_task(delivering, context=each.context)
             return self._publisher.conclude_many([each.receipt for each in held])
-
-
-def _refused(name: str, why: str) -> Explanation:
-    return Explanation(subscription=name, called=False, reason=why)
 
 
 def _pass_by(subscription: Subscription, event: object) -> None:

@@ -107,8 +107,8 @@ def same(one: object, other: object) -> bool:
         return True
     if isinstance(one, Receipt) and isinstance(other, Receipt):
         return same(one.event, other.event)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        several, others = cast("Sequence[object]", one), cast("Sequence[object]", other)
+    several, others = _items(one), _items(other)
+    if several is not None and others is not None:
         return len(several) == len(others) and all(map(same, several, others))
     if type(one) is not type(other) or type(one).__eq__ is not object.__eq__:
         return False
@@ -116,6 +116,10 @@ def same(one: object, other: object) -> bool:
     if not mine:
         return False
     return mine.keys() == theirs.keys() and all(same(mine[name], theirs[name]) for name in mine)
+
+
+def _items(value: object) -> Sequence[object] | None:
+    return cast("Sequence[object]", value) if isinstance(value, list | tuple) else None
 
 
 def _equal(one: object, other: object) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from eventbus._clock import Clock
 from eventbus._envelope import Envelope
+from eventbus._insight import Explanation
 from eventbus._route import Folded
 from eventbus._subscription import Subscription
 from eventbus.codec import Codec
@@ -25,7 +26,9 @@ from eventbus.testing._recorder import RecordedDelivery, Recorder
 from eventbus.testing._roster import Roster
 from eventbus.testing._settling import SettlingBus
 
-__all__ = ["BusOptions", "RecordingBus"]
+__all__ = ["PASSED_BY", "BusOptions", "RecordingBus"]
+
+PASSED_BY = "nothing is delivered while recording with deliver=False"
 
 
 class BusOptions(TypedDict, total=False):
@@ -53,6 +56,8 @@ class RecordingBus(SettlingBus):
     The part of `TestBus` that records.
     """
 
+    _delivers = True
+
     def __init__(
         self, *, errors: Literal["raise", "collect"], clock: Clock, **options: Unpack[BusOptions]
     ) -> None:
@@ -69,6 +74,20 @@ class RecordingBus(SettlingBus):
         # Before any delivery: another thread may publish before `_take_in` has returned.
         self._roster.remember(subscription)
         return super()._fold(subscription)
+
+    def explain(self, event: object, /) -> tuple[Explanation, ...]:
+        """
+        Say, subscription by subscription, whether *event* would reach it, and why.
+
+        Those that a recording leaves out come last.
+        """
+        if (stand_in := self._stand_in()) is not self:
+            return stand_in.explain(event)
+        told = [
+            each if self._delivers or not each.called else _refused(each.subscription, PASSED_BY)
+            for each in super().explain(event)
+        ]
+        return (*told, *(_refused(name, why) for name, why in self._roster.left_out()))
 
     @property
     def published(self) -> list[Any]:
@@ -127,3 +146,7 @@ class RecordingBus(SettlingBus):
         """
         self._recorder.clear()
         self._furniture.dead_letters.discard()
+
+
+def _refused(name: str, why: str) -> Explanation:
+    return Explanation(subscription=name, called=False, reason=why)
