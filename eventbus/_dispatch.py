@@ -15,7 +15,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from eventbus._abort import as_failure, concerns_caller
-from eventbus._receipt import Receipt
+from eventbus._receipt import Receipt, free_key
 from eventbus._route import Route, miss
 from eventbus._subscription import Subscription
 
@@ -183,9 +183,7 @@ def _break_off(receipt: Receipt, route: Route, positions: Iterable[int]) -> None
 
     A failure that was interrupted while it was buried has been counted already.
     """
-    free = (receipt.options or {}).get("free")
-    if free is not None:
-        free()
+    free_key(receipt)
     failed = [each.subscription for each in receipt.failures]
     for each in (route.subscriptions[position] for position in positions):
         if each.name not in failed:

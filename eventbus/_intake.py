@@ -171,6 +171,8 @@ class Intake(Queue):
             case "raise":
                 self._refuse_full(job, "Let it take more (capacity=), or handle faster (workers=).")
             case "drop_newest":
+                job.receipt.unqueued += 1
+                job.receipt.missed += 1
                 self._drop(job)
             case _:  # drop_oldest
                 self._push_in(job)

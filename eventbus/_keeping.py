@@ -24,7 +24,7 @@ from eventbus._envelope import here
 from eventbus._furniture import Furniture
 from eventbus._intake import Intake
 from eventbus._job import Job, Later, QueuedReceipt, Worker
-from eventbus._receipt import Receipt
+from eventbus._receipt import Receipt, free_key
 from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
@@ -256,6 +256,7 @@ class QueuedDelivery(Delivery):
         if not is_in_hand:  # else its worker frees the key, when the handler is done
             trial.number -= 1
             self.let_go(trial)
+        free_key(job.receipt)
         write_off(self.furniture, self.name, trial, reason)
 
 

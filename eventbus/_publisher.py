@@ -19,7 +19,7 @@ from eventbus._envelope import NO_HEADERS, Draft, Envelope, here
 from eventbus._event import Declaration
 from eventbus._furniture import Furniture, logger
 from eventbus._publisher_keys import PublisherKeys
-from eventbus._receipt import Failure, Receipt, ancestry, begin, raise_failures
+from eventbus._receipt import Failure, Receipt, ancestry, begin, free_key, raise_failures
 from eventbus._route import Route
 from eventbus._verdict import cycle_at_limit
 from eventbus.dead_letter import DeadLetter
@@ -239,8 +239,8 @@ class Publisher:
         """
         Free the publisher's key after a failure, and report what nobody handled.
         """
-        if receipt.failures and (free := (receipt.options or {}).get("free")) is not None:
-            free()
+        if receipt.failures:
+            free_key(receipt)
         if self.furniture.observers and receipt.unhandled:
             self.furniture.notify(Unhandled(envelope=receipt.envelope))
 

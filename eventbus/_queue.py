@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from operator import attrgetter
 from typing import Literal
 
 from eventbus._desk import Desk
@@ -20,6 +21,8 @@ __all__ = ["Queue"]
 _REVIVAL = 0.05
 
 Call = Callable[[], None]
+
+_since = attrgetter("since")
 
 
 class Queue(Desk):
@@ -137,12 +140,11 @@ class Queue(Desk):
 
     def write_off(self, jobs: Iterable[Job], in_hand: Mapping[Worker, Job]) -> None:
         """
-        Keep as dead letters what `stop` has returned.
+        Keep as dead letters what `stop` has returned, in the order in which it came.
         """
-        for job in jobs:
-            self.keeper.write_off(job, "undelivered")
-        for job in in_hand.values():
-            self.keeper.write_off(job, "undelivered", is_in_hand=True)
+        held = set(map(id, in_hand.values()))
+        for job in sorted((*jobs, *in_hand.values()), key=_since):
+            self.keeper.write_off(job, "undelivered", is_in_hand=id(job) in held)
 
     def take_back(self) -> list[Job]:
         """

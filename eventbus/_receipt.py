@@ -9,7 +9,7 @@ cost as much again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 import attrs
@@ -18,7 +18,7 @@ from eventbus._envelope import Envelope
 from eventbus._event import Declaration
 from eventbus.errors import HandlerErrors
 
-__all__ = ["Failure", "Receipt", "ancestry", "begin", "lender", "raise_failures"]
+__all__ = ["Failure", "Receipt", "ancestry", "begin", "free_key", "lender", "raise_failures"]
 
 
 @attrs.frozen
@@ -231,6 +231,15 @@ def begin(event: object, route: Itinerary, parent: Receipt | None) -> Receipt:
     receipt.parent = parent
     receipt.finished = False
     return receipt
+
+
+def free_key(receipt: Receipt) -> None:
+    """
+    Let the publisher's key be used again, if there is one: the event was given up.
+    """
+    free: Callable[[], None] | None = (receipt.options or {}).get("free")
+    if free is not None:
+        free()
 
 
 def ancestry(receipt: Receipt | None) -> Iterator[Receipt]:

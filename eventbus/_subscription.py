@@ -7,10 +7,12 @@ event types, how its handler is held. Nothing here knows a bus or calls a handle
 
 from __future__ import annotations
 
+import _thread
 import functools
 import types
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, is_typeddict
 
 import attrs
@@ -333,8 +335,13 @@ def _weakly(handler: AnyHandler, subscription: Subscription) -> Callable[[], Any
     found = weakref.ref(subscription)
 
     def end(_: object) -> None:
-        if (mine := found()) is not None:
-            mine.end()
+        if (mine := found()) is None:
+            return
+        if mine.queue is None:
+            return mine.end()
+        # The garbage collector may run while this very thread holds the queue's lock.
+        with suppress(RuntimeError):  # no thread can be had: the next publish ends it
+            _thread.start_new_thread(mine.end, ())
 
     try:
         if isinstance(handler, types.MethodType):

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from eventbus._furniture import Furniture, logger
-from eventbus._receipt import Failure, Receipt, ancestry
+from eventbus._receipt import Failure, Receipt, ancestry, free_key
 from eventbus._subscription import Subscription
 from eventbus.dead_letter import AttemptFailure, DeadLetter, DeadLetters, story
 from eventbus.errors import DeadLetterNotFoundError, GiveUp, PublishCycleError, RetryAfter
@@ -197,7 +197,9 @@ class Verdict:
         if not trial.is_queued and (cycle := cycle_of(receipt, error)) is not None:
             raise cycle from (None if cycle is error else error)
         trial.tell(error, furniture)
-        if not trial.is_queued:
+        if trial.is_queued:
+            free_key(receipt)  # the publish is over, and has not
+        else:
             receipt.failures += (Failure(name, error, trial.total),)
         self.counters.failed += 1
         letter = self._keep(trial)

@@ -7,6 +7,7 @@ One test or more for each sentence; the rooms' own tests show the steps behind i
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -340,3 +341,87 @@ def test_the_wall_clock_jumps(seconds: float):
     clock.advance(30.0)
     settle()
     assert [0.0, 30.0] == tried
+
+
+@pytest.mark.parametrize("is_in_hand", [False, True], ids=["between attempts", "in hand"])
+def test_what_is_left_is_kept_in_the_order_of_its_key(is_in_hand: bool) -> None:
+    """
+    What waits for its next attempt, or is being handled, came before those behind it.
+    """
+    began, go = threading.Event(), threading.Event()
+    bus = EventBus()
+
+    def handle(moved: Moved) -> None:
+        began.set()
+        if is_in_hand:
+            assert go.wait(PATIENCE)
+        raise ValueError("again")
+
+    retry = fixed(attempts=2, delay=3_600.0)
+    bus.subscribe(Moved, handle, name="handle", delivery=Queued(), retry=retry)
+    events = [Moved("k", number) for number in range(3)]
+    bus.publish_many(events)
+    assert began.wait(PATIENCE)
+    if not is_in_hand:
+        while not bus.stats().subscriptions["handle"].scheduled:
+            go.wait(0.001)
+    bus.close(0.0)
+    go.set()
+    assert events == [each.event for each in bus.dead_letters]
+
+
+@pytest.mark.parametrize("fate", ["failed", "dropped", "undelivered"])
+def test_a_publishers_key_is_free_again_when_its_event_is_given_up(fate: str) -> None:
+    """
+    Whatever a queue gives an event up for, publishing it once more is no duplicate.
+    """
+    seen = list[Moved]()
+    bus = EventBus()
+
+    def handle(happened: Moved) -> None:
+        seen.append(happened)
+        if fate == "failed":
+            raise ValueError("broken")
+
+    mode = Queued(capacity=1, overflow="drop_newest")
+    subscription = bus.subscribe(Moved, handle, name="handle", delivery=mode)
+    if fate != "failed":
+        subscription.pause()
+    if fate == "dropped":
+        bus.publish(Moved("k", 1))
+    receipt = bus.publish(Moved("k", 2), idempotency_key="k")
+    if fate == "dropped":
+        assert (0, 0) == (receipt.queued, receipt.delivered)
+    if fate == "undelivered":
+        subscription.cancel()
+        bus.subscribe(Moved, seen.append, name="other")
+        bus._queues[subscription].give_up()
+    else:
+        subscription.resume()
+        assert bus.drain(PATIENCE).ok
+    assert not bus.publish(Moved("k", 2), idempotency_key="k").duplicate
+    bus.close(PATIENCE)
+
+
+def test_a_weak_handler_may_end_anywhere() -> None:
+    """
+    Also where the garbage collector runs while the queue is locked: nobody waits for himself.
+    """
+
+    class Window:
+        def __init__(self) -> None:
+            self.me = self  # a cycle: only the collector ends it
+
+        def show(self, moved: Moved) -> None: ...
+
+    with EventBus() as bus:
+        window = Window()
+        subscription = bus.subscribe(Moved, window.show, name="show", delivery=Queued(), weak=True)
+        queue = bus._queues[subscription]
+        del window
+        with queue._lock:
+            gc.collect()
+        ended = threading.Event()
+        while subscription.is_active:
+            ended.wait(0.001)
+        assert () == bus.subscriptions
