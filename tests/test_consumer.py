@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +66,16 @@ class Paid(Fact):
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "shop.db")
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "shop.db")
+    with closing(made):
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[SQLiteStore]:
+    with SQLiteStore(tmp_path / "shop.db") as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -385,16 +395,14 @@ def test_while_nobody_can_write_no_lease_is_taken_over(monkeypatch: pytest.Monke
     assert ["consuming", "standby"] == two.states()
 
 
-def test_a_filter_that_takes_its_time_keeps_nobody_from_renewing(tmp_path: Path) -> None:
+def test_a_filter_that_takes_its_time_keeps_nobody_from_renewing(file: SQLiteStore) -> None:
     """
     Leases are renewed by a thread that calls nothing of the user's.
     """
     entered, may_go_on = threading.Event(), threading.Event()
     renewed = {"slow": threading.Event(), "other": threading.Event()}
-    bus = EventBus(store=SQLiteStore(tmp_path / "shop.db"))
-    store = bus._store
-    assert store is not None
-    renew = store.progress.renew
+    bus = EventBus(store=file)
+    renew = file.progress.renew
 
     def where(_: Placed) -> bool:
         entered.set()
@@ -405,7 +413,7 @@ def test_a_filter_that_takes_its_time_keeps_nobody_from_renewing(tmp_path: Path)
             renewed[lease.subscription].set()
         return renew(lease, **times)
 
-    store.progress.renew = renewing  # type: ignore[method-assign]
+    file.progress.renew = renewing  # type: ignore[method-assign]
     for name in renewed:
         mode = Durable(lease=0.3)
         filtered: Any = where if name == "slow" else None
@@ -419,12 +427,11 @@ def test_a_filter_that_takes_its_time_keeps_nobody_from_renewing(tmp_path: Path)
         assert bus.drain(PATIENCE).ok
 
 
-def test_what_a_dead_process_has_claimed_is_redriven_at_once(tmp_path: Path) -> None:
+def test_what_a_dead_process_has_claimed_is_redriven_at_once(file: SQLiteStore) -> None:
     """
     Its name says which process it was, whatever else it says; others are waited for.
     """
-    store = SQLiteStore(tmp_path / "shop.db")
-    shop = Shop(store)
+    store, shop = file, Shop(file)
     shop.handle()
     shop.fails.add(1)
     shop.place(1)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -613,9 +613,13 @@ def test_a_redrive_gets_a_connection_without_a_lease(path: Path, role: str) -> N
     first, second = (EventBus(store=SQLiteStore(path)) for _ in range(2))
     for each in (first, second):
         each.subscribe(Placed, write, name="write", delivery=Durable())
-    with first, second if role == "standby" else nullcontext():
+    with first:
         first.publish(Placed(1))
         assert first.drain(PATIENCE).ok
+        if role == "standby":
+            second.start()
+            assert second.drain(PATIENCE).ok
+        assert role == second.stats().subscriptions["write"].durable.state  # type: ignore[union-attr]
         [letter] = second.dead_letters
         assert ["ValueError"] == [
             type(each.exception).__name__ for each in second.redrive(letter).failures

@@ -269,3 +269,13 @@ class TransactionContract:
         assert (1, 0, 1, "granted") == self.found(store, begun)
         with pytest.raises(SubscriptionNotFoundError):
             store.progress.transaction("nobody").__enter__()
+
+    def test_what_is_held_behind_a_letter_is_not_pruned(self, store: Store, begun: Lease) -> None:
+        """
+        It is not finished, though its delivery is: it waits for its turn in the log.
+        """
+        store.progress.advance(begun, Step(done=[1], taken=10))
+        store.letters.add(letter(store, 3, holds_key=True))
+        assert 2 == store.log.prune(before=9)
+        store.letters.remove("letter-3")
+        assert 6 == store.log.prune(before=9)
