@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Self
+from typing import Any, Self
 
 from eventbus._abort import running_loop
 from eventbus._ending import LATER, DrainReport, Ending, first_busy, still_pending
@@ -318,12 +318,12 @@ class Running(Storing):
         )
 
 
-def _check_timeout(verb: str, timeout: object) -> None:
+def _check_timeout(verb: str, timeout: Any) -> None:
     """
     Refuse what is no time, before anything is given up for want of it.
     """
     try:
-        is_time = timeout is None or float(timeout) == timeout  # type: ignore[arg-type]
+        is_time = timeout is None or float(timeout) == timeout
     except (TypeError, ValueError):
         is_time = False
     if not is_time:
