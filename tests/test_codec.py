@@ -8,6 +8,7 @@ import collections
 import copy
 import dataclasses
 import gc
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -32,11 +33,12 @@ import msgspec
 import pydantic
 import pytest
 from hypothesis import strategies as st
-from typing_extensions import TypeAliasType
+from typing_extensions import ReadOnly, TypeAliasType
 
 from eventbus import DeclarationError, DecodeError, EncodeError, UnknownEventError, event
 from eventbus.codec import Codec, Encoded, JSONCodec, PayloadCodec
 from eventbus.codec import _libraries as libraries
+from eventbus.codec._constructors import only_stores
 from stable_ids import stable
 
 T = TypeVar("T")
@@ -188,6 +190,16 @@ class Measured:
 class Options(TypedDict, total=False):
     colour: Colour
     count: int
+
+
+class Parcel(Options, total=True):
+    weight: Annotated[typing.Required[Decimal], "kg"]
+    note: ReadOnly[typing.NotRequired[str]]
+    within: typing.NotRequired[Parcel]
+
+
+class Boxed(TypedDict, Generic[T]):
+    content: T
 
 
 @attrs.frozen(kw_only=True)
@@ -412,6 +424,10 @@ VALUES: list[tuple[Any, Any]] = [
     (list[Card | Cash], [Card("1"), Cash(2)]),
     (Row, Row(1, "x")),
     (Options, {"colour": Colour.RED}),
+    (Parcel, {"weight": Decimal("1.50")}),
+    (Parcel, {"weight": Decimal(1), "note": "fragile", "within": {"weight": Decimal(2)}}),
+    (Boxed[list[Decimal]], {"content": [Decimal(1)]}),
+    (Options | Parcel | str, {"weight": Decimal(1)}),
     (Final[int], 3),
     (Changed[int], Changed(1, [2])),
     (Changed[list[Decimal]], Changed([Decimal(1)], [[Decimal(2)]])),
@@ -587,6 +603,20 @@ def test_a_key_that_no_field_has_is_passed_over(codec: JSONCodec):
     assert Card("1") == codec.decode("shop.card", 1, b'{"number":"1"}')
     with pytest.raises(DecodeError, match="Card has no field 'new'"):
         codec.decode("shop.card", 1, b'{"number":"1","new":2}')
+
+
+def test_a_key_that_no_typed_dict_has_is_passed_over(codec: JSONCodec):
+    """
+    A `TypedDict` is read like a class with fields: unknown keys are refused on demand.
+    """
+    held = holding(Options)
+    codec.know(held)
+    payload = b'{"value":{"count":1,"new":2}}'
+    assert held({"count": 1}) == codec.decode("Held", 1, payload)
+    codec.converter.forbid_extra_keys = True
+    assert held({"count": 1}) == codec.decode("Held", 1, b'{"value":{"count":1}}')
+    with pytest.raises(DecodeError, match="value: Options has no key 'new'"):
+        codec.decode("Held", 1, payload)
 
 
 def test_payloads_written_by_hand_may_have_spaces(codec: JSONCodec):
@@ -775,8 +805,8 @@ BAD_VALUES: list[tuple[Any, Any, str, str]] = [
     (Literal["a"], [], "", "expected one of 'a'"),
     (Any, Decimal(1), "", "no declared type"),
     (Any, (1, 2), "", "no declared type"),
-    (Any, [{"a": {1: 2}}], "", "no declared type"),
-    (Any, math.nan, "", "no declared type"),
+    (Any, [0, {"a": {1: 2}}], "[1]['a']", "no declared type"),
+    (Any, [math.nan], "[0]", "JSON has no number for nan"),
     (Sku, "tea", "", "expected Sku, not str"),
     (Shouted, Shouted("tea"), "", "would come back as another Shouted"),
     (list[int], (1,), "", "expected list, not tuple"),
@@ -797,6 +827,13 @@ BAD_VALUES: list[tuple[Any, Any, str, str]] = [
     (Line, None, "", "expected Line, not None"),
     (list[Line], [Line("a"), Line("b", 1.5)], "[1].price", "expected Decimal, not float"),  # type: ignore[arg-type]
     (Paid, Cash(1), "", "expected Paid, not Cash"),
+    (Options, [("count", 1)], "", "expected dict, not list"),
+    (Options, {"count": "1"}, "['count']", "expected int, not str"),
+    (Options, {"size": 1}, "", "Options has no key 'size'"),
+    (Parcel, {"weight": None}, "['weight']", "expected Decimal, not None"),
+    (Parcel, {"note": "fragile"}, "['weight']", "is missing"),
+    (list[Boxed[int]], [{"content": "1"}], "[0]['content']", "expected int, not str"),
+    (Options | None, {"count": "1"}, "['count']", "expected int, not str"),
     (Masked, Masked(user="a", password="b"), ".password", "does not come back"),
     (Anything, Anything(value=Decimal(1)), ".value", "does not come back"),
     (Anything, Anything(value=math.nan), ".value", "does not come back"),
@@ -829,6 +866,7 @@ def test_what_would_not_come_back_is_refused(
         (list[complex], "complex is a type the codec does not know"),
         (Callable[[], int], "is a type the codec does not know"),
         (Callable[[Annotated[int, []]], int], "is a type the codec does not know"),
+        (TypedDict("Made", {"by": Handmade}), "Handmade is a type the codec does not know"),
         (Literal["red", Colour.RED], "two values that are written alike"),
         (Line | dataclasses.make_dataclass("Line", [("a", int)]), "go by one name"),
     ],
@@ -841,7 +879,7 @@ def test_a_type_that_could_not_be_read_is_not_written(codec: JSONCodec, kind: An
     for _ in range(2):
         with pytest.raises(EncodeError, match=reason) as refused:
             codec.encode(held)
-        assert ".value" == refused.value.path
+        assert refused.value.path in (".value", ".value['by']")
 
 
 def test_an_event_without_known_fields_is_refused(codec: JSONCodec):
@@ -997,8 +1035,10 @@ BAD_DATA: list[tuple[Any, Any, str, str]] = [
     (Line, [], "", "expected an object with the fields of Line, not list"),
     (Line, {}, ".sku", "is missing, and has no default"),
     (list[Line], [{"sku": "a"}, {"sku": "b", "price": "x"}], "[1].price", "'x' is no Decimal"),
-    (Options, {"colour": "green"}, ".colour", "'green' is not a valid Colour"),
-    (Options, {"count": "x"}, ".count", "expected int, not str"),
+    (Parcel, {"note": "x"}, "['weight']", "is missing"),
+    (Parcel, [], "", "expected an object, not list"),
+    (Options, {"colour": "green"}, "['colour']", "'green' is not a valid Colour"),
+    (Options, {"count": "x"}, "['count']", "expected int, not str"),
 ]
 
 
@@ -1078,6 +1118,49 @@ def test_a_pydantic_model_with_a_changed_extra_is_refused(codec: JSONCodec):
     assert Open(a=1) == again(codec, Open(a=1))  # type: ignore[call-arg]
     with pytest.raises(EncodeError, match="does not come back"):
         codec.encode(Open(a=Decimal(1)))  # type: ignore[call-arg]
+
+
+def test_a_pydantic_field_that_cannot_be_written_is_named(codec: JSONCodec):
+    """
+    What pydantic does not write, or JSON does not have, is told with the field's path.
+    """
+
+    class Scan(pydantic.BaseModel):
+        number: int = 1
+        image: bytes = b""
+        width: float = 1.0
+        _seen: int = pydantic.PrivateAttr(default=0)
+
+    class Failing(pydantic.BaseModel):
+        number: int = 1
+
+        @pydantic.model_serializer
+        def fail(self) -> dict[str, Any]:
+            raise OSError
+
+    seen = Scan()
+    seen._seen = 3
+    for scan, path, reason in [
+        (Scan(image=b"\xff"), ".image", "invalid utf-8"),
+        (Scan(width=math.nan), ".width", "JSON has no number for nan"),
+        (seen, "._seen", "does not come back as the same value"),
+        (Failing(), "", "OSError"),
+    ]:
+        with pytest.raises(EncodeError, match=reason) as refused:
+            codec.encode(scan)
+        assert path == refused.value.path
+    assert Scan(image=b"a") == again(codec, Scan(image=b"a"))
+
+
+def test_a_pydantic_root_model_comes_back(codec: JSONCodec):
+    """
+    A model that is no object in JSON is stored like any other.
+    """
+
+    class Numbers(pydantic.RootModel[list[int]]):
+        pass
+
+    assert Numbers([1, 2]) == again(codec, Numbers([1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -1192,6 +1275,282 @@ def test_what_only_stores_is_read_with_defaults_and_without_gaps(codec: JSONCode
     assert None is not weakref.ref(back)()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         back.a = 2
+
+
+# -- constructors that do more than store ----------------------------------------------------
+
+
+@event
+class InCents:
+    cents: int = attrs.field(converter=lambda amount: int(amount * 100))
+
+
+@attrs.define
+class Raised:
+    rate: int
+
+    def __attrs_post_init__(self) -> None:
+        self.rate += 1
+
+
+def raise_level(made: Any, _: Any, level: int) -> None:
+    object.__setattr__(made, "level", level + 1)
+
+
+@event
+class Clamped:
+    level: int = attrs.field(validator=raise_level)
+
+
+@attrs.define
+class Drifting:
+    level: int
+
+    def __setattr__(self, name: str, value: int) -> None:
+        object.__setattr__(self, name, value + 1)
+
+
+@dataclasses.dataclass
+class Grossed:
+    total: Decimal
+
+    def __post_init__(self) -> None:
+        self.total *= 2
+
+
+@dataclasses.dataclass
+class Stepped:
+    step: int
+
+    def __setattr__(self, name: str, value: int) -> None:
+        object.__setattr__(self, name, value + 1)
+
+
+class Rising:
+    def __get__(self, made: Any, _: Any = None) -> int:
+        return made.at if made is not None else 0
+
+    def __set__(self, made: Any, value: int) -> None:
+        made.at = value + 1
+
+
+@dataclasses.dataclass
+class Described:
+    step: int = Rising()  # type: ignore[assignment]
+
+
+@dataclasses.dataclass
+class Suffixed:
+    name: str
+
+    def __init__(self, name: str) -> None:
+        self.name = name + "!"
+
+
+@dataclasses.dataclass
+class Filled:
+    found: Any
+
+    def __post_init__(self) -> None:
+        self.found.append(1)
+
+
+class Later(Row):
+    def __new__(cls, a: int, b: str) -> Later:
+        return super().__new__(cls, a + 1, b)
+
+
+class Older(msgspec.Struct):
+    age: int
+
+    def __post_init__(self) -> None:
+        self.age += 1
+
+
+class Counting(type):
+    def __call__(cls, number: int) -> Any:
+        return super().__call__(number + 1)
+
+
+@dataclasses.dataclass
+class Numbered(metaclass=Counting):
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (InCents(1), ".cents"),
+        (Raised(1), ".rate"),
+        (Clamped(1), ".level"),
+        (Drifting(1), ".level"),
+        (Grossed(Decimal(1)), ".total"),
+        (Stepped(1), ".step"),
+        (Described(1), ".step"),
+        (Suffixed("a"), ".name"),
+        (Filled([]), ".found"),
+        (Later(1, "b"), ".a"),
+        (Older(1), ".age"),
+        (Numbered(1), ".number"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_constructor_would_change_again_is_refused(codec: JSONCodec, value: Any, path: str):
+    """
+    An instance that its constructor would not make again is refused when written.
+    """
+    with pytest.raises(EncodeError, match=r"the constructor of \w+ would make") as refused:
+        codec.encode(value)
+    assert path == refused.value.path
+    held = holding(list[type(value)])([value])  # type: ignore[misc]
+    with pytest.raises(EncodeError) as refused:
+        codec.encode(held)
+    assert f".value[0]{path}" == refused.value.path
+
+
+def test_what_a_constructor_would_not_take_again_is_refused(codec: JSONCodec):
+    """
+    An instance whose constructor fails on what it has made itself is refused when written.
+    """
+
+    @event
+    class Priced:
+        price: Decimal = attrs.field(converter=lambda text: Decimal(text.removeprefix("$")))
+
+    with pytest.raises(EncodeError, match="would not take it when it is read: AttributeError"):
+        codec.encode(Priced("$1"))
+
+    @attrs.frozen
+    class Limited:
+        limit: int = attrs.field(validator=attrs.validators.lt(5))
+
+    broken = Limited(1)
+    object.__setattr__(broken, "limit", 9)
+    with pytest.raises(EncodeError, match="'limit' must be < 5"):
+        codec.encode(broken)
+
+
+@attrs.frozen(eq=False)
+class Sorted:
+    names: set[str] = attrs.field(converter=set)
+    rate: float = attrs.field(default=math.nan, converter=float)
+    inner: list[Sorted] = attrs.field(factory=list, converter=list)
+
+
+def test_what_a_constructor_makes_again_is_stored(codec: JSONCodec):
+    """
+    Twins are compared by what is written, so that neither nan nor identity is in the way.
+    """
+    value = Sorted({"a", "b"}, inner=[Sorted({"c"}), Sorted(set())])
+    back = again(codec, value)
+    assert {"a", "b"} == back.names
+    assert math.isnan(back.rate)
+    assert [{"c"}, set()] == [each.names for each in back.inner]
+
+
+@event
+class Shelf:
+    numbers: frozenset[int] = attrs.field(converter=lambda given: frozenset([*given][::-1]))
+    colour: str = "red"
+
+
+def test_a_set_may_be_made_in_another_order(codec: JSONCodec):
+    """
+    A set is no other one for the order of its items.
+    """
+    assert [*frozenset([0, 8])] != [*frozenset([8, 0])]
+    assert Shelf(frozenset([0, 8])) == again(codec, Shelf(frozenset([0, 8])))
+
+
+def test_twins_within_twins_are_compared_once(codec: JSONCodec):
+    """
+    A deep tree of such instances takes its depth squared, and not two to its power.
+    """
+    calls = 0
+
+    @attrs.frozen
+    class Branch:
+        below: list[Branch]
+
+        def __attrs_post_init__(self) -> None:
+            nonlocal calls
+            calls += 1
+
+    tree = Branch([])
+    for _ in range(29):
+        tree = Branch([tree])
+    calls = 0
+    codec.encode(tree)
+    assert calls <= 30 * 31 // 2
+
+
+@event
+class Stamped:
+    order_id: str
+    id: UUID = attrs.field(init=False, factory=uuid4)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Noted:
+    name: str
+    at: datetime = dataclasses.field(init=False, default_factory=lambda: datetime.now(UTC))
+
+
+@attrs.frozen
+class Mixed:
+    _count: int = attrs.field(init=False, factory=itertools.count().__next__)
+    name: str = "n"
+
+
+@pytest.mark.parametrize(
+    "value", [Stamped("A-1"), Noted("a"), Mixed()], ids=lambda value: type(value).__name__
+)
+def test_what_a_constructor_does_not_take_comes_back_as_it_was(codec: JSONCodec, value: Any):
+    """
+    Fields with ``init=False`` are stored as well, and set to what they were.
+    """
+    assert value == again(codec, value)
+    assert value == again(codec, holding(list[type(value)])([value])).value[0]  # type: ignore[misc]
+
+
+def test_a_field_that_was_not_stored_is_the_constructors(codec: JSONCodec):
+    """
+    Where a payload has nothing for a field with ``init=False``, it is what is made.
+    """
+    codec.know(Stamped, Doubled)
+    assert isinstance(codec.decode("Stamped", 1, b'{"order_id":"A-1"}').id, UUID)
+    assert 8 == codec.decode("Doubled", 1, b'{"a":4}').b
+    with pytest.raises(DecodeError, match="id: 'x' is no UUID"):
+        codec.decode("Stamped", 1, b'{"order_id":"A-1","id":"x"}')
+
+
+@pytest.mark.parametrize(
+    ("cls", "is_plain"),
+    [
+        (Card, True),
+        (GiftCard, True),
+        (Four, True),
+        (Unslotted, True),
+        (Hashed, True),
+        (Based, True),
+        (attrs.define(type("Loose", (), {"__annotations__": {"a": int}})), True),
+        (Plain, True),
+        (Slotted, True),
+        (Row, True),
+        (Untyped, True),
+        (Point, True),
+        (Measured, False),
+        (OwnInit, False),
+        (Counted, False),
+        (type("Derived", (Card,), {}), False),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_plain_constructors_are_known(cls: type, is_plain: bool):
+    """
+    Classes whose constructors only store are told apart: they are spared the comparison.
+    """
+    assert is_plain is only_stores(cls)
 
 
 # -- hooks of one's own ----------------------------------------------------------------------
@@ -1335,6 +1694,29 @@ class DoorOpened(Happened):
 @dataclasses.dataclass(slots=True)
 class DoorShut(DoorOpened.__base__):  # type: ignore[misc,name-defined]
     door: str
+
+
+@pytest.mark.parametrize(
+    "value", ["text", 5, (1, "a"), {"a": 1}, Size.LARGE, Sku("tea")], ids=lambda v: type(v).__name__
+)
+def test_events_without_fields_are_known_when_told(codec: JSONCodec, value: Any):
+    """
+    What another codec has written without any fields is read by one that was told of it.
+    """
+    codec.know(type(value))
+    assert value == codec.decode(*JSONCodec().encode(value))
+
+
+def test_classes_that_are_not_stored_are_not_claimed(codec: JSONCodec):
+    """
+    What can have no instances here, or none that are stored, claims no name.
+    """
+    codec.know(object, Mapping, Happened, Handmade)
+    for cls in (object, Mapping, Happened, Handmade):
+        assert None is codec.class_of(cls.__name__, 1)
+    own = JSONCodec(cattrs.Converter())
+    own.know(Handmade)
+    assert None is own.class_of("Handmade", 1)
 
 
 def test_a_known_class_stands_for_those_derived_from_it(codec: JSONCodec):

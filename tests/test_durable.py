@@ -644,6 +644,34 @@ def test_a_held_key_that_is_taken_up_elsewhere_is_left_to_it(shop: Shop) -> None
     assert [4, 4] == shop.numbers()
 
 
+def test_of_a_held_key_what_is_discarded_meanwhile_is_passed_by(shop: Shop) -> None:
+    """
+    The others of the key are redriven in their order.
+    """
+    shop.fails[4] = 1
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4, 5, 6)
+    shop.bus.settle()
+    [_, _, last] = shop.bus.dead_letters
+    shop.between_letters(lambda: shop.bus.dead_letters.remove(last.id))
+    assert [True, True] == [each.ok for each in shop.bus.redrive_all()]
+    assert [4, 4, 5] == shop.numbers()
+
+
+def test_the_last_letter_of_a_key_may_fail_again(shop: Shop) -> None:
+    """
+    Nothing waits behind it but what comes later.
+    """
+    shop.fails[4] = 2
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4)
+    shop.bus.settle()
+    assert [False] == [each.ok for each in shop.bus.redrive_all()]
+    shop.place(5)
+    shop.bus.settle()
+    assert [4, 4] == shop.numbers()
+
+
 def test_what_waits_behind_a_failed_redrive_may_be_redriven_at_once(shop: Shop) -> None:
     """
     The claim on the next letter of the key ends with the call.

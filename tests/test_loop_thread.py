@@ -561,3 +561,30 @@ def _in_child(loop_thread: LoopThread, *, uses: bool = True) -> None:
         code = len(threads_of(loop_thread))
     finally:
         os._exit(code)
+
+
+# -- who waits for it
+
+
+def test_who_waits_until_nothing_runs_is_told_once(loop_thread: LoopThread):
+    """
+    At once where nothing does; and not at all who has given up waiting.
+    """
+    told, gate, began = list[str](), threading.Event(), threading.Event()
+
+    async def work() -> None:
+        began.set()
+        await asyncio.to_thread(gate.wait, 20.0)
+
+    forget = loop_thread.when_idle(lambda: told.append("at once"))
+    forget()
+    thread = threading.Thread(target=loop_thread.run, args=(work,), daemon=True)
+    thread.start()
+    assert began.wait(20.0)
+    assert loop_thread.is_busy
+    loop_thread.when_idle(lambda: told.append("later"))
+    loop_thread.when_idle(lambda: told.append("never"))()
+    gate.set()
+    thread.join(20.0)
+    assert ["at once", "later"] == told
+    assert not loop_thread.is_busy

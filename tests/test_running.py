@@ -364,7 +364,7 @@ def test_what_is_left_is_reported(verbs: Verbs, caplog: pytest.LogCaptureFixture
     report = verbs.close(desk.bus, 0.01)
     assert ({"desk": 3}, {"desk": 1}) == (report.left, report.running)
     assert ["eventbus is closed with events not handled: 3 of desk (1 running)"] == caplog.messages
-    assert [(2, 0), (3, 0), (1, 1)] == [
+    assert [(1, 1), (2, 0), (3, 0)] == [
         (letter.event.number, letter.attempts) for letter in desk.bus.dead_letters
     ]
     assert {"undelivered"} == {letter.reason for letter in desk.bus.dead_letters}

@@ -10,13 +10,25 @@ the mapping an array of pairs.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, abc
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
+
+import attrs
 
 from eventbus.codec._misfit import MisfitError, kind_of, type_of, within
 from eventbus.codec._scalars import Reader, Writer
 
-__all__ = ["ARRAYS", "MAPPINGS", "array_hooks", "mapping_hooks", "pair_hooks", "row_hooks"]
+__all__ = [
+    "ARRAYS",
+    "MAPPINGS",
+    "Key",
+    "array_hooks",
+    "mapping_hooks",
+    "pair_hooks",
+    "row_hooks",
+    "typed_dict_hooks",
+]
 
 # What a field may declare, and which kinds it may then hold.
 ARRAYS: dict[Any, tuple[type, ...]] = {
@@ -158,6 +170,69 @@ def pair_hooks(kind: type, write_pair: Writer, read_pair: Reader) -> tuple[Write
 
     def read(data: Any, _: Any) -> Any:
         return _made(kind, dict(_read_items(data, None, read_pair)))
+
+    return write, read
+
+
+@attrs.frozen
+class Key:
+    """
+    One key of a `TypedDict`.
+
+    Attributes:
+        name: The key.
+        type: Its declared type.
+        is_required: It has to be there.
+        write: The hook that writes its value.
+        read: The hook that reads it.
+    """
+
+    name: str
+    type: Any
+    is_required: bool
+    write: Writer
+    read: Reader
+
+
+def typed_dict_hooks(
+    title: str, keys: list[Key], *, forbid_extra_keys: bool
+) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of a `TypedDict`: a dict of exactly the keys that it declares.
+
+    A key that is read and not declared is passed over, as a field is: it was written
+    by a newer program; *forbid_extra_keys* refuses it.
+    """
+    known = {key.name for key in keys}
+
+    def each_of(value: dict[str, Any], do: Callable[[Key, Any], Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key in keys:
+            try:
+                if key.name in value:
+                    made[key.name] = do(key, value[key.name])
+                elif key.is_required:
+                    raise MisfitError("is missing")
+            except Exception as error:
+                raise within(f"[{key.name!r}]", error) from None
+        return made
+
+    def refuse_others(value: dict[str, Any]) -> None:
+        for name in value:
+            if name not in known:
+                raise MisfitError(f"{title} has no key {name!r:.100}")
+
+    def write(value: Any) -> Any:
+        _kind_among((dict,), value)
+        refuse_others(value)
+        return each_of(value, lambda key, item: key.write(item))
+
+    def read(data: Any, _: Any) -> Any:
+        if type_of(data) is not dict:
+            raise MisfitError(f"expected an object, not {kind_of(data)}")
+        if forbid_extra_keys:
+            refuse_others(data)
+        return each_of(data, lambda key, item: key.read(item, key.type))
 
     return write, read
 

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import cattrs
 
 from eventbus.codec import _collections as collections
+from eventbus.codec._constructors import only_stores
 from eventbus.codec._misfit import MisfitError, within
 from eventbus.codec._objects import object_reader, object_writer
 from eventbus.codec._pydantic import is_model, model_hooks
@@ -30,7 +31,8 @@ from eventbus.codec._scalars import (
     scalar_hooks,
     subclass_hooks,
 )
-from eventbus.codec._shapes import Field, fields_of, has_fields
+from eventbus.codec._shapes import Field, fields_of, has_fields, is_typed_dict, keys_of
+from eventbus.codec._twins import twin_writer
 from eventbus.codec._types import (
     UNIONS,
     bare,
@@ -119,6 +121,19 @@ class Hooks:
         hook = self.converter.get_structure_hook(kind, cache_result=False)
         return self.pair(kind)[1] if hook == self._read_settled else hook
 
+    def knows(self, kind: type) -> bool:
+        """
+        Tell whether instances of exactly *kind* are written and read, fields or none.
+        """
+        if kind is object or getattr(kind, "__abstractmethods__", None):
+            return False
+        try:
+            self.writer(kind)
+            self.reader(kind)
+        except Exception:
+            return False
+        return True
+
     def pair(self, kind: Any) -> Pair:
         """
         Return our own two hooks of a type, made now if they were not yet.
@@ -179,6 +194,8 @@ class Hooks:
             return model_hooks
         if has_fields(kind):
             return self._object
+        if is_typed_dict(kind):
+            return self._typed_dict
         if origin in collections.ARRAYS:
             return self._array
         if origin in collections.MAPPINGS:
@@ -214,8 +231,22 @@ class Hooks:
             built_in = SCALARS.get(field.type, (None, None)) if is_type else (None, None)
             writers.append((field, write, write is built_in[0]))
             readers.append((field, read, read is built_in[1]))
-        reader = object_reader(cls, readers, forbid_extra_keys=forbids)
-        return object_writer(cls, writers), reader
+        write = object_writer(cls, writers)
+        read = object_reader(cls, readers, forbid_extra_keys=forbids)
+        if only_stores(cls):
+            return write, read
+        return twin_writer(cls, {field.key: field.name for field, *_ in writers}, write, read), read
+
+    def _typed_dict(self, kind: Any) -> Pair:
+        forbids = bool(getattr(self.converter, "forbid_extra_keys", False))
+        keys: list[collections.Key] = []
+        for name, (declared, is_required) in keys_of(kind).items():
+            try:
+                write, read = self.writer(declared), self.reader(declared)
+            except Exception as error:
+                raise within(f"[{name!r}]", error) from None
+            keys.append(collections.Key(name, declared, is_required, write, read))
+        return collections.typed_dict_hooks(spelled(kind), keys, forbid_extra_keys=forbids)
 
     def _array(self, kind: Any) -> Pair:
         origin = typing.get_origin(kind) or kind
@@ -273,6 +304,12 @@ class GivenHooks:
         """
         Keep nothing; the converter forgets by itself.
         """
+
+    def knows(self, _: type) -> bool:
+        """
+        Say no: a converter of one's own does not tell.
+        """
+        return False
 
     def writer(self, kind: Any) -> Writer:
         """

@@ -36,8 +36,9 @@ class JSONCodec:
     Attrs classes (``@event`` among them), dataclasses, pydantic models, msgspec structs
     and named tuples are known, and as their fields: text, numbers, ``Decimal``, times,
     ``UUID``, enums, ``bytes``, collections, unions, ``Literal``, ``NewType``, generics,
-    and such classes again. A value that is not of its field's declared type is refused
-    when it is written, not when it is read.
+    ``TypedDict`` and such classes again. A value that is not of its field's declared type
+    is refused when it is written, not when it is read; and so is an instance that its
+    constructor, with converters and validators, would not make again of its fields.
 
     Times keep their offset and a `zoneinfo.ZoneInfo` its name; the *fold* of a time
     without a zone is not kept. Infinite floats and nan are text, for JSON has none.
@@ -147,7 +148,8 @@ class JSONCodec:
 
         for event_type in event_types:
             self._known.look_out_for(event_type)
-            if has_fields(event_type) or hasattr(event_type, "model_dump"):
+            is_model = hasattr(event_type, "model_dump")
+            if has_fields(event_type) or is_model or self._hooks.knows(event_type):
                 self._known.claim(event_type)
 
     def check(self) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from keyword import iskeyword
 from typing import Any
 
+from eventbus.codec._constructors import setters_of
 from eventbus.codec._misfit import MisfitError, kind_of, within
 from eventbus.codec._scalars import NATIVES, TEXTS, Reader, Writer
-from eventbus.codec._shapes import ABSENT, MADE, Field, setters_of
+from eventbus.codec._shapes import ABSENT, MADE, Field
 
 __all__ = ["object_reader", "object_writer"]
 
@@ -85,7 +86,8 @@ def object_reader(
     Make the hook that reads instances of *cls*.
 
     A missing key takes the field's default. One that no field has is passed over: it
-    was written by a newer program; *forbid_extra_keys* refuses it.
+    was written by a newer program; *forbid_extra_keys* refuses it. Fields that the
+    constructor does not take are set afterwards, to what they were.
     """
     names: dict[str, Any] = {
         "cls": cls,
@@ -94,6 +96,7 @@ def object_reader(
         "failed": _failed_to_read,
         "no_object": _no_object,
         "unknown_key": _unknown_key,
+        "put": object.__setattr__,
     }
     lines: list[str] = []
     arguments: list[str] = []
@@ -102,6 +105,8 @@ def object_reader(
         names[f"h{n}"], names[f"t{n}"] = hook, field.type
         value = _read_value(n, field, is_built_in, names)
         lines += [f"at = {n}", *_read_lines(n, field, value, names)]
+        if not field.is_taken:
+            continue
         if _is_variable(field):
             in_place = field.positional and not needs_extra
             arguments.append(f"v{n}" if in_place else f"{field.keyword}=v{n}")
@@ -112,7 +117,7 @@ def object_reader(
         unknown=_REFUSE_UNKNOWN if forbid_extra_keys else "",
         extra="extra = {}" if needs_extra else "",
         lines=_joined(lines),
-        make=_made_at_once(cls, plan, names) or f"return cls({', '.join(arguments)})",
+        make=_made_at_once(cls, plan, names) or _made_by_constructor(arguments, plan),
     )
     return _compiled(source, names, "read")
 
@@ -132,8 +137,20 @@ def _made_at_once(
     return "\n    ".join(["made = new(cls)", *stored, "return made"])
 
 
+def _made_by_constructor(arguments: list[str], plan: list[tuple[Field, Reader, bool]]) -> str:
+    call = f"cls({', '.join(arguments)})"
+    rest = [
+        f"if {field.key!r} in data: put(made, {field.name!r}, v{n})"
+        for n, (field, *_) in enumerate(plan)
+        if not field.is_taken
+    ]
+    return "\n    ".join([f"made = {call}", *rest, "return made"]) if rest else f"return {call}"
+
+
 def _read_lines(n: int, field: Field, value: str, names: dict[str, Any]) -> list[str]:
     found = f"v = data[{field.key!r}]"
+    if not field.is_taken:
+        return [f"if {field.key!r} in data: {found}; v{n} = {value}"]
     if not _is_variable(field):
         found += f"; extra[{field.keyword!r}] = {value}"
         return [found if field.default is ABSENT else f"if {field.key!r} in data: {found}"]

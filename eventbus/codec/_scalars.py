@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
@@ -33,7 +33,7 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from eventbus.codec._misfit import MisfitError, kind_of, type_of
+from eventbus.codec._misfit import MisfitError, kind_of, type_of, within
 
 __all__ = [
     "NATIVES",
@@ -123,16 +123,28 @@ def plain(value: Any) -> Any:
     kind = type_of(value)
     if value is None or kind in (str, int, bool):
         return value
-    if kind is float and isfinite(value):
+    if kind is float:
+        if not isfinite(value):
+            raise MisfitError(f"JSON has no number for {value}")
         return value
-    if kind is list:
-        return [plain(item) for item in value]
-    if kind is dict and all(type(key) is str for key in value):
-        return {key: plain(item) for key, item in value.items()}
+    if kind is list or (kind is dict and all(type(key) is str for key in value)):
+        items: Any = enumerate(value) if kind is list else value.items()
+        return _plain_items(kind, items)
     raise MisfitError(
         f"{kind_of(value)} would not come back from a field of no declared type: annotate "
         f"the field with what it holds"
     )
+
+
+def _plain_items(kind: Any, items: Iterable[tuple[Any, Any]]) -> Any:
+    made: dict[Any, Any] = {}
+    key: Any = None
+    try:
+        for key, item in items:
+            made[key] = plain(item)
+    except Exception as error:
+        raise within(f"[{key!r:.100}]", error) from None
+    return made if kind is dict else list(made.values())
 
 
 # -- what is written as text -----------------------------------------------------------------

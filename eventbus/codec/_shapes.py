@@ -2,10 +2,12 @@
 Classes with fields: what fields they have, and how an instance is made of them.
 
 Law: each kind of class is asked for its fields in one function, and then they are all
-alike: those that the constructor takes. Types are resolved here; no value is looked at.
+alike, but that the constructor may not take one. Types are resolved here; no value is
+looked at.
 
 Kinds: attrs classes (``@event`` among them), dataclasses, msgspec structs, named
-tuples. None of their libraries is imported but for a class that has already needed it.
+tuples; and `TypedDict`, whose keys are asked for. None of their libraries is imported
+but for a class that has already needed it.
 """
 
 from __future__ import annotations
@@ -13,23 +15,25 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator
-from types import MemberDescriptorType
 from typing import Any, TypeVar
 
 import attrs
 
 from eventbus.codec._misfit import MisfitError
 
-__all__ = ["ABSENT", "MADE", "Field", "Setter", "fields_of", "has_fields", "setters_of"]
+__all__ = [
+    "ABSENT",
+    "MADE",
+    "Field",
+    "fields_of",
+    "has_fields",
+    "is_qualifier",
+    "is_typed_dict",
+    "keys_of",
+]
 
-Setter = Callable[[Any, Any], None]
-# What attrs has a constructor do, or leave to another, besides storing the fields.
-_BESIDES = (
-    "__attrs_init__",
-    "__attrs_pre_init__",
-    "__attrs_post_init__",
-    "_attrs_cached_hash",
-)
+# What may stand around a declared type.
+_QUALIFIERS = (typing.Annotated, typing.Final, typing.Required, typing.NotRequired)
 ABSENT: Any = object()
 MADE: Any = object()
 
@@ -47,6 +51,7 @@ class Field:
         default: What the constructor takes where it is given nothing: a value, `ABSENT`
             where there is none, or `MADE` where a factory makes it.
         positional: The constructor takes it by its place.
+        is_taken: The constructor takes it at all. What it does not take is set afterwards.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Field:
     type: Any
     default: Any
     positional: bool = False
+    is_taken: bool = True
 
 
 def has_fields(kind: Any) -> bool:
@@ -83,34 +89,28 @@ def fields_of(kind: Any) -> tuple[Field, ...]:
     )
 
 
-def setters_of(cls: Any) -> dict[str, Setter] | None:
+def keys_of(kind: Any) -> dict[str, tuple[Any, bool]]:
     """
-    Return what stores each field, by its name, if the constructor does nothing else.
+    Return the keys of a `TypedDict`: the type of each, and whether it has to be there.
 
-    That is so for slotted attrs classes, ``@event`` among them, without validators,
-    converters or code of their own. A frozen one's constructor stores by name what these
-    store by place, which takes two thirds of the time.
+    Raises:
+        MisfitError: An annotation cannot be resolved.
     """
-    code: Any = getattr(cls.__init__, "__code__", None)
-    if not (
-        "__attrs_attrs__" in vars(cls)
-        and code is not None
-        and code.co_filename.startswith("<attrs generated")
-        and cls.__new__ is object.__new__
-        and type(cls).__call__ is type.__call__
-        and not any(hasattr(cls, name) for name in _BESIDES)
-    ):
-        return None
-    places: dict[str, Any] = {
-        field.name: getattr(cls, field.name, None) for field in attrs.fields(cls)
+    cls = typing.get_origin(kind) or kind
+    given = _arguments_of(kind)
+    # Where annotations are text, `__required_keys__` knows of `total=` alone.
+    return {
+        key: (_substituted(declared, given), _is_required(declared, key in cls.__required_keys__))
+        for key, declared in _types_of(cls).items()
     }
-    is_stored = (
-        field.init and field.validator is None and field.converter is None
-        for field in attrs.fields(cls)
-    )
-    if all(is_stored) and all(type(each) is MemberDescriptorType for each in places.values()):
-        return {name: place.__set__ for name, place in places.items()}
-    return None
+
+
+def is_typed_dict(kind: Any) -> bool:
+    """
+    Tell whether *kind* is a `TypedDict`, or a generic alias of one.
+    """
+    cls: Any = typing.get_origin(kind) or kind
+    return isinstance(cls, type) and hasattr(cls, "__required_keys__") and issubclass(cls, dict)
 
 
 # -- the kinds -------------------------------------------------------------------------------
@@ -137,12 +137,14 @@ _FACTORY: Any = attrs.Factory
 def _attrs_fields(cls: Any, types: dict[str, Any]) -> Iterator[Field]:
     has_own_init = hasattr(cls, "__attrs_init__") or "__attrs_attrs__" not in vars(cls)
     for field in attrs.fields(cls):
-        if field.init:
-            kind = types.get(field.name, field.type or Any)
-            is_made = isinstance(field.default, _FACTORY)
-            default = MADE if is_made else _given(field.default, attrs.NOTHING)
-            positional = not (has_own_init or field.kw_only)
-            yield Field(field.name, field.name, field.alias, kind, default, positional)
+        kind = types.get(field.name, field.type or Any)
+        if not field.init:
+            yield Field(field.name, field.name, "", kind, MADE, is_taken=False)
+            continue
+        is_made = isinstance(field.default, _FACTORY)
+        default = MADE if is_made else _given(field.default, attrs.NOTHING)
+        positional = not (has_own_init or field.kw_only)
+        yield Field(field.name, field.name, field.alias, kind, default, positional)
 
 
 def _dataclass_fields(cls: Any, types: dict[str, Any]) -> Iterator[Field]:
@@ -152,14 +154,17 @@ def _dataclass_fields(cls: Any, types: dict[str, Any]) -> Iterator[Field]:
                 f"{cls.__name__}.{name} is an InitVar: no field keeps what it was given"
             )
     for field in dataclasses.fields(cls):
-        if field.init:
-            is_made = field.default_factory is not dataclasses.MISSING or (
-                # pydantic's dataclasses have what describes the field as its default
-                type(field.default).__name__ == "FieldInfo"
-            )
-            default = MADE if is_made else _given(field.default, dataclasses.MISSING)
-            positional = cls.__dataclass_params__.init and not field.kw_only
-            yield Field(field.name, field.name, field.name, types[field.name], default, positional)
+        kind = types[field.name]
+        if not field.init:
+            yield Field(field.name, field.name, "", kind, MADE, is_taken=False)
+            continue
+        is_made = field.default_factory is not dataclasses.MISSING or (
+            # pydantic's dataclasses have what describes the field as its default
+            type(field.default).__name__ == "FieldInfo"
+        )
+        default = MADE if is_made else _given(field.default, dataclasses.MISSING)
+        positional = cls.__dataclass_params__.init and not field.kw_only
+        yield Field(field.name, field.name, field.name, kind, default, positional)
 
 
 def _struct_fields(cls: Any, types: dict[str, Any]) -> Iterator[Field]:
@@ -210,6 +215,22 @@ def _resolved_before(cls: Any) -> dict[str, Any] | None:
     return None if any(isinstance(kind, str) for kind in types.values()) else types
 
 
+def is_qualifier(origin: Any) -> bool:
+    """
+    Tell whether *origin* qualifies a type, and is none: ``Final``, ``NotRequired``.
+    """
+    # `ReadOnly` has several homes, by the version of Python.
+    return origin in _QUALIFIERS or getattr(origin, "_name", None) == "ReadOnly"
+
+
+def _is_required(declared: Any, by_total: bool) -> bool:
+    while is_qualifier(origin := typing.get_origin(declared)):
+        if origin in (typing.Required, typing.NotRequired):
+            return origin is typing.Required
+        declared = typing.get_args(declared)[0]
+    return by_total
+
+
 def _arguments_of(kind: Any) -> dict[Any, Any]:
     """
     Map the type variables of a class and its bases to what stands for them.
@@ -219,7 +240,7 @@ def _arguments_of(kind: Any) -> dict[Any, Any]:
     parameters = getattr(cls, "__parameters__", ())
     given = dict(zip(parameters, typing.get_args(kind), strict=False)) if origin else {}
     for base in getattr(cls, "__orig_bases__", ()):
-        if has_fields(base):
+        if has_fields(base) or is_typed_dict(base):
             given = {**_arguments_of(_substituted(base, given)), **given}
     return given
 

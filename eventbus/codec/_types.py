@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from eventbus.codec._collections import ARRAYS, MAPPINGS
 from eventbus.codec._misfit import type_of
 from eventbus.codec._scalars import TEXTS, enum_hooks
+from eventbus.codec._shapes import is_qualifier, is_typed_dict
 from eventbus.codec._unions import NATIVE
 
 __all__ = [
@@ -51,7 +52,7 @@ def stands_for(kind: Any) -> Any:
     if isinstance(kind, typing.NewType):
         return kind.__supertype__
     origin = typing.get_origin(kind)
-    if origin in (typing.Annotated, typing.Final):
+    if is_qualifier(origin):
         return typing.get_args(kind)[0]
     if hasattr(origin or kind, "__value__") and not isinstance(kind, type):  # type X = ...
         value = (origin or kind).__value__
@@ -98,6 +99,8 @@ def classes_of(kind: Any) -> tuple[type, ...]:
         return (MAPPINGS[origin],)
     if origin is Any:
         return (object,)
+    if is_typed_dict(kind):
+        return (dict,)
     return (origin,) if isinstance(origin, type) else (object,)
 
 
