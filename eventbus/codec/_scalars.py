@@ -121,11 +121,9 @@ def plain(value: Any) -> Any:
     Write a value of no declared type: only what comes back as it is from JSON.
     """
     kind = type_of(value)
-    if value is None or kind in (str, int, bool):
-        return value
-    if kind is float:
-        if not isfinite(value):
-            raise MisfitError(f"JSON has no number for {value}")
+    if kind is float and not isfinite(value):
+        raise MisfitError(f"JSON has no number for {value}")
+    if value is None or kind in (str, int, bool, float):
         return value
     if kind is list or (kind is dict and all(type(key) is str for key in value)):
         items: Any = enumerate(value) if kind is list else value.items()
