@@ -64,6 +64,14 @@ class LoopThread:
         Raises:
             StoppedError: The loop was closed. Otherwise what the coroutine raises.
         """
+        with self._lock:
+            self._under_way += 1  # before the loop may have begun with it
+        try:
+            self._wait_for(make)
+        finally:
+            self._has_gone()
+
+    def _wait_for(self, make: Make) -> None:
         import concurrent.futures  # late: asyncio loads it anyway
 
         outcome: Future[None] = concurrent.futures.Future()
@@ -78,7 +86,6 @@ class LoopThread:
                 raise StoppedError from error
             raise
         finally:
-            self._has_gone()
             del outcome, cancel  # they hold the error, whose traceback holds this frame
 
     @property
@@ -154,7 +161,6 @@ class LoopThread:
                 raise StoppedError
             loop = self._running()
             loop.call_soon_threadsafe(start, context=copy_context())
-            self._under_way += 1
         return cancel
 
     def _running(self) -> asyncio.AbstractEventLoop:

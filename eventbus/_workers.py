@@ -286,5 +286,8 @@ def in_context(
         try:
             argument = yield waits_for
             step = coroutine.send
+        except GeneratorExit:
+            context.run(coroutine.close)  # left behind with its loop, if it is not over yet
+            raise
         except BaseException as error:
             step, argument = coroutine.throw, error

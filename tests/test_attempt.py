@@ -303,7 +303,7 @@ def test_closing_fails_what_runs_on_the_loop_thread_and_nothing_else():
     with ThreadPoolExecutor(1) as pool:
         publish = pool.submit(bus.publish, Ordered())
         assert begun.wait(PATIENCE)
-        bus.close()
+        bus.close(0.01)
         receipt = publish.result(PATIENCE)
     assert ["sync"] == called
     assert ["wait", "never"] == [each.subscription for each in receipt.failures]

@@ -5,9 +5,11 @@ Workers: threads for sync handlers, tasks for async ones; they die, are replaced
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ctypes
 import gc
 import threading
+import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ import pytest
 
 from eventbus import EventBus, Queued, event, fixed
 from eventbus._job import Worker
-from eventbus._workers import Home, _serve, start_task, start_thread
+from eventbus._workers import Home, _serve, in_context, start_task, start_thread
 from queue_by_hand import PATIENCE, Hands, met, until
 
 
@@ -702,3 +704,22 @@ def test_a_bus_that_is_dropped_is_collected(colour: str):
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+def test_what_is_left_behind_may_be_over_already():
+    """
+    The garbage collector may close the inner one of two coroutines before the outer one.
+    """
+
+    @types.coroutine
+    def wait() -> Any:
+        yield
+
+    async def handle() -> None:
+        await wait()
+
+    rest = handle()
+    steps = in_context(contextvars.copy_context(), rest)
+    assert None is steps.send(None)
+    rest.close()
+    steps.close()
