@@ -150,7 +150,8 @@ class Consumers:
         if not self.is_started or not self._turning.acquire(blocking=False):
             return False
         try:
-            self._look()
+            if not self._bell.is_set():  # else there is something to do without looking
+                self._look()
             # All of them: each turn counts, and not only the first that finds something.
             did = sum(each.turn() for each in list(self._by_subscription.values())) > 0
             for subscription, consumer in list(self._by_subscription.items()):
@@ -174,8 +175,6 @@ class Consumers:
         """
         See whether somebody else has written something.
         """
-        if self._bell.is_set():
-            return  # by somebody here, who said so
         try:
             changes = self._log.changes()
         except Exception:

@@ -1103,14 +1103,22 @@ def test_a_bus_closed_right_after_its_start_ends_at_once(bus: EventBus) -> None:
     assert bus.close(3_600.0).ok
 
 
-def test_what_the_application_has_committed_is_drained(bus: EventBus, path: Path) -> None:
+@pytest.mark.parametrize("is_called", [False, True], ids=["at rest", "just called"])
+def test_what_the_application_has_committed_is_drained(
+    bus: EventBus, path: Path, is_called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
     A drain looks at the log before it says that there is nothing to wait for.
+
+    Whatever else the consuming thread has just been called for.
     """
     calls = list[int]()
     note_in(bus, calls)
     bus.start()
     assert bus.drain(PATIENCE).ok
+    assert bus._consumers is not None
+    if is_called:
+        monkeypatch.setattr(bus._consumers._bell, "is_set", lambda: True)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         bus.publish(Placed(1), connection=connection)
