@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -220,7 +221,11 @@ def measure_imports(
         for module in modules:
             source = _IMPORT.format(path=path, module=module)
             child = subprocess.run(
-                [sys.executable, "-c", source], stdout=subprocess.PIPE, text=True, check=True
+                [sys.executable, "-c", source],
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
             )
             if turn:  # the first turn writes the bytecode
                 best[module] = min(best[module], float(child.stdout))
