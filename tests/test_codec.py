@@ -39,6 +39,7 @@ from eventbus import DeclarationError, DecodeError, EncodeError, UnknownEventErr
 from eventbus.codec import Codec, Encoded, JSONCodec, PayloadCodec
 from eventbus.codec import _libraries as libraries
 from eventbus.codec._constructors import only_stores
+from eventbus.codec._misfit import MisfitError, told
 from stable_ids import stable
 
 T = TypeVar("T")
@@ -1915,3 +1916,51 @@ def test_the_event_is_left_as_it_was(codec: JSONCodec):
     before = copy.deepcopy(placed)
     codec.encode(placed)
     assert before == placed
+
+
+# -- hooks of users that ask the converter again
+
+
+class Framed:
+    """
+    Something with hooks of its own.
+    """
+
+    def __init__(self, at: Any) -> None:
+        self.at = at
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Framed) and self.at == other.at
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@event(name="codec.hung")
+class Hung:
+    framed: Framed
+
+
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", [MOMENT, 7, 0.5, True, "text", b"bytes"], ids=stable)
+def test_hooks_of_users_may_ask_the_converter(value: Any):
+    """
+    What they hand on is written and read as a field of its own would be.
+    """
+    codec = JSONCodec()
+    ask, kind = codec.converter, type(value)
+    ask.register_unstructure_hook(Framed, lambda framed: {"at": ask.unstructure(framed.at)})
+    ask.register_structure_hook(Framed, lambda data, _: Framed(ask.structure(data["at"], kind)))
+    hung = Hung(Framed(value))
+    name, version, payload = codec.encode(hung)
+    assert hung == codec.decode(name, version, payload)
+
+
+def test_a_misfit_in_a_group_keeps_its_place():
+    """
+    What cattrs has noted comes before the path within.
+    """
+    inner = MisfitError("no number", path="['qty']")
+    assert inner is told(ExceptionGroup("while structuring", [inner]))
+    assert "['qty']" == inner.path
