@@ -55,7 +55,7 @@ def _panel(
         for _, value in contenders
     ]
     axes.bar_label(drawn, labels=labels, color=_INK, fontsize=9)
-    axes.set_title(title, color=_INK, fontsize=11, loc="left", fontweight="bold")
+    axes.set_title(title, color=_INK, fontsize=10, loc="left", fontweight="bold")
     axes.set_xscale("log")
     axes.set_xlim(*limits)
     axes.invert_yaxis()
