@@ -169,17 +169,19 @@ class Home:
 
     def call(self, do: Callable[[asyncio.AbstractEventLoop], None]) -> Any:
         """
-        Have *do* called on the loop, soon, from any thread.
+        Have *do*, which starts a task, called on the loop, now or soon, from any thread.
 
         Returns:
             The loop, if it is known which one; ``False`` if none will run.
         """
         if (loop := self.loop) is not None and not loop.is_closed():
             try:
-                if running_loop() is loop:
-                    loop.call_soon(do, loop, context=Context())
-                else:
+                if running_loop() is not loop:
                     loop.call_soon_threadsafe(do, loop, context=Context())
+                elif loop.get_task_factory() is None:
+                    do(loop)
+                else:  # whose tasks may begin at once, and not within a publish
+                    loop.call_soon(do, loop, context=Context())
                 return loop
             except RuntimeError:  # closed in this moment
                 pass
@@ -198,7 +200,8 @@ def start_task(queue: Queue, home: Home) -> None:
         settle(loop)
         if not worker.is_dismissed:
             # The worker holds its task, and the queue the worker.
-            worker.who = loop.create_task(_aserve(queue, worker), name=queue.name)
+            serve = _aserve(queue, worker)
+            worker.who = loop.create_task(serve, name=queue.name, context=Context())
 
     def settle(loop: asyncio.AbstractEventLoop) -> None:
         worker.loop, worker.is_lost = loop, loop.is_closed

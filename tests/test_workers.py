@@ -88,6 +88,35 @@ def test_an_async_handler_runs_on_the_loop_that_entered_the_bus():
     run(live)
 
 
+@pytest.mark.parametrize("is_eager", [False, True])
+def test_a_publish_returns_before_its_handlers_begin(is_eager: bool):
+    """
+    A publish returns before a queued handler begins, also where tasks begin as they are made.
+    """
+    found: list[str] = []
+
+    def make(loop: Any, coroutine: Any, **options: Any) -> Any:
+        found.append("task made")
+        if hasattr(asyncio, "eager_task_factory"):  # from 3.12 on
+            return asyncio.eager_task_factory(loop, coroutine, **options)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def live() -> None:
+        asyncio.get_running_loop().set_task_factory(make if is_eager else None)
+        async with EventBus() as bus:
+
+            @bus.on(Read, delivery=Queued())
+            async def handle(read: Read) -> None:
+                found.append("handled")
+
+            await bus.apublish(Read())
+            found.append("returned")
+
+    run(live)
+    expected = ["returned", "task made", "handled"] if is_eager else ["returned", "handled"]
+    assert expected == found[: len(expected)]
+
+
 def test_an_async_handler_without_a_loop_runs_on_the_buss_own(bus: EventBus):
     """
     Where no loop entered the bus, async handlers run on its own loop thread.
@@ -605,10 +634,14 @@ def test_dismissed_before_it_began():
     """
     handled: list[Read] = []
 
+    def make(loop: Any, coroutine: Any, **options: Any) -> Any:
+        return asyncio.Task(coroutine, loop=loop, **options)
+
     async def handle(read: Read) -> None:
         handled.append(read)
 
     async def live() -> None:
+        asyncio.get_running_loop().set_task_factory(make)  # then a task starts a turn later
         bus = EventBus()
         bus.start()
         bus.subscribe(Read, handle, delivery=Queued())
