@@ -13,7 +13,7 @@ from typing import Any
 
 from eventbus.errors import HandlerAbortedError
 
-__all__ = ["as_failure", "concerns_caller", "running_loop"]
+__all__ = ["as_failure", "concerns_caller", "is_cancellation", "running_loop"]
 
 
 def running_loop() -> Any:
@@ -47,9 +47,17 @@ def as_failure(error: BaseException, subscription: str) -> Exception:
     return failure
 
 
-def _is_stray_cancellation(error: BaseException) -> bool:
+def is_cancellation(error: BaseException) -> bool:
+    """
+    Whether *error* is what a task is cancelled with, wherever it comes from.
+    """
     asyncio: Any = sys.modules.get("asyncio")
-    if asyncio is None or not isinstance(error, asyncio.CancelledError):
+    return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def _is_stray_cancellation(error: BaseException) -> bool:
+    if not is_cancellation(error):
         return False
+    asyncio: Any = sys.modules["asyncio"]
     task = None if running_loop() is None else asyncio.current_task()
     return task is None or not task.cancelling()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from eventbus._clock import Clock
-from eventbus._furniture import logger
+from eventbus._logger import logger
 
 __all__ = ["Alarms"]
 

@@ -15,9 +15,9 @@ from typing import Any
 from eventbus._books import Books
 from eventbus._entry import Entry, entry_of, readied
 from eventbus._filling import PAGE, Filling
-from eventbus._furniture import logger
 from eventbus._hearing import HELD, State, entry_of_job
 from eventbus._insight import DurableStats
+from eventbus._logger import logger
 from eventbus._owner import owner
 from eventbus.errors import DeadLetterNotFoundError, LeaseLostError
 from eventbus.kept_letters import KeptLetter, Selection

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from eventbus._consumer import Consumer
-from eventbus._furniture import logger
+from eventbus._logger import logger
 from eventbus._subscription import Subscription
 from eventbus.event_log import EventLog
 

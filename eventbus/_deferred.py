@@ -15,7 +15,9 @@ from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
+from eventbus._logger import logger
 from eventbus._receipt import Receipt
+from eventbus.event_log import stream_of
 
 __all__ = ["Block", "Deferred", "in_common", "keep", "let_go", "open_block", "or_let_go", "unheard"]
 
@@ -56,6 +58,7 @@ class Deferred:
         self._apublish = apublish
         self._lock = Lock()
         self._receipts: list[Receipt] = []
+        self._has_versions = False
 
     @property
     def open(self) -> Deferred | None:
@@ -67,20 +70,19 @@ class Deferred:
             block = block._outer
         return block
 
-    @property
-    def first(self) -> Receipt | None:
+    def check(self, receipts: Sequence[Receipt]) -> None:
         """
-        What has waited longest.
-        """
-        return next(iter(self._receipts), None)
+        Refuse to add what could not be stored at the end of the block with what waits here.
 
-    @property
-    def waiting(self) -> Sequence[Receipt]:
+        Raises:
+            TypeError, ValueError: See `in_common`; or there are several streams.
         """
-        What waits, in order.
-        """
-        with self._lock:
-            return tuple(self._receipts)
+        if self._has_versions or any(map(_has_version, receipts)):
+            with self._lock:
+                all_of_them = (*self._receipts, *receipts)
+            written = [each for each in all_of_them if _is_stored_then(each)]
+            in_common(written)
+            stream_of([(each.options or {})["record"] for each in written])
 
     def add(self, *receipts: Receipt) -> bool:
         """
@@ -92,6 +94,7 @@ class Deferred:
             for receipt in receipts:
                 receipt.postponed = self
             self._receipts += receipts
+            self._has_versions |= any(map(_has_version, receipts))
         return True
 
     def cancel(self, receipt: Receipt) -> bool:
@@ -122,6 +125,8 @@ class Deferred:
         if outer is None:
             return False
         receipts = self.take_all()
+        with or_let_go(receipts):
+            outer.check(receipts)
         if outer.add(*receipts):  # pragma: no branch - it has ended in this moment
             return True
         self._receipts = receipts  # pragma: no cover
@@ -190,9 +195,7 @@ class Block:
             return None if deferred.leave() else deferred
         dropped = deferred.drop()
         if dropped and kind is GeneratorExit:  # which nobody hears of
-            import logging  # late: for start-up time
-
-            logging.getLogger("eventbus").warning(
+            logger().warning(
                 "%d publishes are dropped: the generator with their deferred() block was closed "
                 "inside of it",
                 dropped,
@@ -206,6 +209,18 @@ def open_block(bus: object) -> Deferred | None:
     """
     block = deferring.get().get(bus)
     return None if block is None else block.open
+
+
+def _has_version(receipt: Receipt) -> bool:
+    return (receipt.options or {}).get("expected_version") is not None
+
+
+def _is_stored_then(receipt: Receipt) -> bool:
+    """
+    Whether a publish that waits for the end of a block is stored by that.
+    """
+    options = receipt.options or {}
+    return "record" in options and "due" not in options
 
 
 def let_go(receipt: Receipt) -> None:
@@ -251,11 +266,7 @@ def unheard(name: str) -> Generator[None]:
     try:
         yield
     except Exception:
-        import logging  # late: for start-up time
-
-        logging.getLogger("eventbus").exception(
-            "what %s has published, in its transaction, failed", name
-        )
+        logger().exception("what %s has published, in its transaction, failed", name)
 
 
 def in_common(receipts: Sequence[Receipt]) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from eventbus._abort import running_loop
 from eventbus._deferred import Block, Deferred, in_common, keep, let_go, open_block, or_let_go
 from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch
 from eventbus._envelope import here
-from eventbus._furniture import logger
+from eventbus._logger import logger
 from eventbus._postponed import Postponed, moment_of
 from eventbus._publisher import refuse_loop
 from eventbus._receipt import Receipt, lender
@@ -142,28 +142,22 @@ class Delaying(Redriving):
         if block is None:
             self._postpone(receipt)
         elif self._publisher.keys.set_aside(receipt, block.root):
-            self._check_stream(block, receipt)
-            receipt.envelope  # noqa: B018 - made now: it tells of this call
+            self._write_up(receipt)
+            with or_let_go([receipt]):
+                block.check([receipt])
             if not block.add(receipt):  # pragma: no cover - it has ended in this moment
                 let_go(receipt)
                 return self._begin(event, route, options)
         return receipt
 
-    def _check_stream(self, block: Deferred, receipt: Receipt) -> None:
+    def _write_up(self, receipt: Receipt) -> None:
         """
-        Refuse what asks for a version that the stream cannot have at the end of the block.
+        Write down what tells of this call, and refuse what could not be stored later.
         """
-        both = [each for each in (block.first, receipt) if each is not None]
-        if any((each.options or {}).get("expected_version") is not None for each in both):
+        receipt.envelope  # noqa: B018 - made now
+        if self._log is not None and receipt.route.declaration.logged:
             with or_let_go([receipt]):
-                in_common([each for each in (*block.waiting, receipt) if self._is_stored(each)])
-
-    def _is_stored(self, receipt: Receipt) -> bool:
-        """
-        Whether a publish that waits for the end of a block is stored then.
-        """
-        is_logged = self._log is not None and receipt.route.declaration.logged
-        return is_logged and not _is_for_later(receipt)
+                self._log.prepare(receipt)
 
     def _check_stored(self, route: Route, options: Options) -> None:
         """
@@ -311,11 +305,11 @@ class Delaying(Redriving):
         """
         keys, afterwards = self._publisher.keys, self._afterwards(receipt)
         if afterwards is not None and keys.set_aside(receipt, afterwards):
-            receipt.envelope  # noqa: B018 - made now: it tells of this call
+            self._write_up(receipt)
             if afterwards.add(receipt):  # pragma: no branch - it has ended in this moment
                 return
         if not receipt.finished and keys.set_aside(receipt):
-            receipt.envelope  # noqa: B018 - made now
+            self._write_up(receipt)
             assert receipt.options is not None  # there is a delay
             receipt.postponed = postponed = self._those_postponed()
             postponed.add(receipt, receipt.options["due"])

@@ -29,8 +29,8 @@ from typing import Any
 
 from eventbus._alarms import Alarms
 from eventbus._backlog import Backlog
-from eventbus._furniture import logger
 from eventbus._job import NOBODY, Job, Keeper, Later, Worker
+from eventbus._logger import logger
 from eventbus._mode import Queued
 from eventbus._staff import Staff
 
@@ -40,7 +40,6 @@ __all__ = ["Desk"]
 _POLL = 0.02
 # So many workers may end with one job in hand; it is then not given to another one.
 _LIVES = 3
-
 
 Call = Callable[[], None]
 
@@ -339,17 +338,18 @@ class Desk:
                 self.staff.dismiss(worker)
             job, worker.job = worker.job, None
             lost = None if worker.abandoned is job else job
-            if lost is not None and lost.returns < _LIVES - 1 and not self._is_closed:
+            is_over = self._is_closed
+            if lost is not None and lost.returns < _LIVES - 1 and not is_over:
                 self.ready.appendleft(lost._replace(returns=lost.returns + 1))
                 lost = worker.key = None
-            self._undelivered += lost is not None
+            self._undelivered += is_over and lost is not None
             self._finish(worker)
             self._flag()
             calls = self._news()
         for call in calls:
             call()
         if lost is not None:
-            self.keeper.write_off(lost, "undelivered")
+            self.keeper.write_off(lost, "undelivered") if is_over else self.keeper.lose(lost)
         if revives:
             self.rouse()
 

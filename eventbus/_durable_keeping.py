@@ -20,10 +20,11 @@ from eventbus._consumer import Consumer
 from eventbus._deferred import unheard
 from eventbus._entry import Entry, LoggedReceipt
 from eventbus._envelope import here
-from eventbus._furniture import Furniture, logger
+from eventbus._furniture import Furniture
 from eventbus._hearing import HELD
 from eventbus._job import Job, Later, Worker
 from eventbus._keeping import QueuedDelivery
+from eventbus._logger import logger
 from eventbus._route import Folded
 from eventbus._stored_letters import failures_to_json
 from eventbus._subscription import Subscription
@@ -327,16 +328,9 @@ class DurableDelivery(QueuedDelivery):
     def write_off(self, job: Job, reason: Reason, *, is_in_hand: bool = False) -> None:
         """
         Leave what is not handled in the log: it is not lost with the queue.
-
-        But what has cost several workers their lives is given up.
         """
-        trial = job.trial
-        assert trial is not None
-        self.let_go(trial)
-        if self.consumer.hands_out:
-            entry, letter = _entry(job.receipt), self._kept(trial, reason)
-            self.consumer.dead(entry, letter)
-            self._tell(job.receipt, letter)
+        assert job.trial is not None  # every job from the log has one
+        self.let_go(job.trial)
 
     # -- what the reader asks ------------------------------------------------------------------
 

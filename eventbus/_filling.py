@@ -9,8 +9,8 @@ in whichever thread takes the turn.
 from __future__ import annotations
 
 from eventbus._entry import Entry, readied, seconds_until
-from eventbus._furniture import logger
 from eventbus._hearing import Hearing
+from eventbus._logger import logger
 from eventbus.event_log import Record
 
 __all__ = ["PAGE", "Filling"]

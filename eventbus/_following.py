@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from eventbus._logger import logger
 from eventbus.errors import LeaseLostError, SubscriptionBusyError
 from eventbus.event_log import EventLog
 
@@ -98,14 +99,12 @@ class Follower:
         if isinstance(error, SubscriptionBusyError):
             self._sleep(_STANDBY)
             return _FIRST_PAUSE
-        import logging  # late: for start-up time
-
         if isinstance(error, LeaseLostError):  # this process stood still for longer
-            logging.getLogger("eventbus").warning(
+            logger().warning(
                 "projection %s is brought on by somebody else now: %s", self._name, error
             )
         elif is_new:
-            logging.getLogger("eventbus").error(
+            logger().error(
                 "projection %s has stopped, and will try again", self._name, exc_info=error
             )
         self._sleep(pause)

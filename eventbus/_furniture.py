@@ -12,12 +12,12 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import attrs
 
 from eventbus._clock import Clock
+from eventbus._logger import logger
 from eventbus._loop_thread import LoopThread
 from eventbus._subscription import Subscription
 from eventbus.dead_letter import DeadLetters
@@ -25,7 +25,7 @@ from eventbus.idempotency import IdempotencyStore
 from eventbus.instrumentation import Observer, Occurrence
 from eventbus.retry import RetryPolicy
 
-__all__ = ["Furniture", "logger"]
+__all__ = ["Furniture"]
 
 # How deep observers may publish inside of observers: more than any chain of them that
 # ends by itself is likely to be, and few enough where two of them double each other.
@@ -154,12 +154,3 @@ class Furniture:
         Return the time, in UTC.
         """
         return datetime.fromtimestamp(self.clock.time(), UTC)
-
-
-def logger() -> Any:
-    """
-    Return the logger ``eventbus``.
-    """
-    import logging  # late: for start-up time; only failures need it
-
-    return logging.getLogger("eventbus")

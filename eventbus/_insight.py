@@ -8,6 +8,7 @@ a filter is asked, for it is the question.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 
@@ -16,6 +17,7 @@ from eventbus._job import Depth
 from eventbus._registry import Registry
 from eventbus._routing import Router
 from eventbus._subscription import Subscription, spelled
+from eventbus.idempotency import Claim
 
 __all__ = [
     "DurableStats",
@@ -221,8 +223,17 @@ class Explanation:
         return f"{'✓' if self.called else '✗'} {self.subscription}: {self.reason}"
 
 
+# Returns what a claim of that scope and key would meet; `None` where the key is free.
+Look = Callable[[str, str], Claim | None]
+
+
 def explain(
-    event: object, registry: Registry, *, is_closed: bool = False
+    event: object,
+    registry: Registry,
+    *,
+    is_closed: bool = False,
+    keys: object = None,
+    now: float = 0.0,
 ) -> tuple[Explanation, ...]:
     """
     Say of each subscription whether it would be called: callees in order, then the rest.
@@ -231,20 +242,25 @@ def explain(
         event: What would be published.
         registry: Where the subscriptions are.
         is_closed: The bus of the registry takes no more events.
+        keys: The store of keys, asked if it can tell without a claim.
+        now: What the monotonic clock shows.
 
     Raises:
         NotAnEventError: Publishing it would be refused.
     """
     refuse_no_event(type(event))
     matching = registry.matching(type(event))
-    met = set(matching)
+    met, look = set(matching), getattr(keys, "look", None)
+    look = None if look is None else partial(look, now=now)
     return (
-        *(_explain_match(event, each, is_closed=is_closed) for each in matching),
+        *(_explain_match(event, each, look, is_closed=is_closed) for each in matching),
         *(_explain_other(event, each) for each in registry if each not in met),
     )
 
 
-def _explain_match(event: object, subscription: Subscription, *, is_closed: bool) -> Explanation:
+def _explain_match(
+    event: object, subscription: Subscription, look: Look | None, *, is_closed: bool
+) -> Explanation:
     options = subscription.options
     rule = f"subscribed to {spelled(subscription.event_types)}"
     rule += ", from the log" if subscription.is_durable else ""
@@ -260,15 +276,32 @@ def _explain_match(event: object, subscription: Subscription, *, is_closed: bool
     elif options.where is not None:
         refusal = _asked(options.where, event)
     if refusal is None and options.idempotency_key is not None:
-        try:
-            key = options.idempotency_key(event)
-        except Exception as error:
-            refusal = f"its idempotency key raises {error!r}, which fails the delivery"
-        else:
-            rule += "" if key is None else f", unless key {str(key)!r} has been handled"
+        condition, refusal = _keyed(event, subscription, options.idempotency_key, look)
+        rule += condition
     return Explanation(
         subscription=subscription.name, called=refusal is None, reason=refusal or rule
     )
+
+
+def _keyed(
+    event: object, subscription: Subscription, read: Callable[[object], object], look: Look | None
+) -> tuple[str, str | None]:
+    """
+    Return on what condition its key lets the event pass, and why it does not, if so.
+    """
+    try:
+        if (key := read(event)) is None:
+            return "", None
+        if look is None:
+            return f", unless key {str(key)!r} has been handled", None
+        claim = look(subscription.name, str(key))
+    except Exception as error:
+        return "", f"its idempotency key raises {error!r}, which fails the delivery"
+    if claim is None:
+        return f", and key {str(key)!r} is free", None
+    if claim.state == "done":
+        return "", f"key {str(key)!r} has been handled"
+    return f", unless another delivery of key {str(key)!r}, under way, succeeds", None
 
 
 def _asked(where: Callable[[object], object], event: object) -> str | None:

@@ -227,6 +227,12 @@ class Keeper(Protocol):
         """
         ...
 
+    def lose(self, job: Job) -> None:
+        """
+        Give up a job that several workers have ended with in hand.
+        """
+        ...
+
     def perform(self, job: Job, worker: Worker) -> Later | None:
         """
         Handle a job in this thread; return what is still to do about it.
@@ -287,6 +293,8 @@ class _Nobody:
     def refuse(self, receipt: Receipt, error: Exception) -> None: ...
 
     def write_off(self, job: Job, reason: Reason, *, is_in_hand: bool = False) -> None: ...
+
+    def lose(self, job: Job) -> None: ...
 
     def perform(self, job: Job, worker: Worker) -> Later | None: ...
 

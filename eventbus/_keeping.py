@@ -10,6 +10,7 @@ is in the stats, the dead letters and the log, and observers are told.
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import partial
 from inspect import isawaitable
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from eventbus._abort import running_loop
+from eventbus._abort import concerns_caller, is_cancellation
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
@@ -67,9 +68,7 @@ class QueuedDelivery(Delivery):
             or self.policy is not None
             or furniture.timings
         )
-        # On a worker of ours, whatever a handler raises ends the attempt alone. Where
-        # somebody else lends his own thread, as a test does, the rest is his.
-        self._caught = BaseException if queue.limit else Exception
+        self._is_lent = not queue.limit
 
     def fold(self) -> Folded:
         """
@@ -107,7 +106,9 @@ class QueuedDelivery(Delivery):
             call = self._call  # fetched first: an attribute that is called is found more slowly
             if (result := call(job.event)) is not None:
                 self._settle(result)
-        except self._caught as error:
+        except BaseException as error:
+            if self._is_for_others(error, trial, worker):
+                raise
             failure = error
         else:
             if trial is not None:
@@ -144,14 +145,16 @@ class QueuedDelivery(Delivery):
         try:
             acall = self._acall
             result = acall(job.event)
-            if type(result) is CoroutineType:
+            if type(result) is not CoroutineType:
+                result = _waiting(result) if isawaitable(result) else None
+            if result is not None:
                 # A loop that takes one step at most: it is told of the end without an exception.
                 steps: Any = _steps_of(result)
                 for waits_for in steps:
                     return self._awaited(_Begun(steps, waits_for), trial, began, job, worker)
-            elif isawaitable(result):
-                return self._awaited(result, trial, began, job, worker)
-        except self._caught as error:
+        except BaseException as error:
+            if self._is_for_others(error, trial, worker):
+                raise
             failure = error
         else:
             if trial is not None:
@@ -160,16 +163,18 @@ class QueuedDelivery(Delivery):
         return self._went_wrong(trial, failure, job, worker)
 
     async def _awaited(
-        self, result: Awaitable[object], trial: Trial | None, began: float, job: Job, worker: Worker
+        self, rest: _Begun, trial: Trial | None, began: float, job: Job, worker: Worker
     ) -> Later | None:
         """
-        Await what a handler returned, or the rest of it.
+        Await the rest of what a handler returned.
         """
         try:
-            await result
-        except GeneratorExit:
-            raise  # the task was left behind with its loop
-        except self._caught as error:
+            await rest
+        except BaseException as error:
+            if is_cancellation(error):
+                rest.uncancel()
+            if rest.is_left or self._is_for_others(error, trial, worker):
+                raise
             failure = error
         else:
             if trial is not None:
@@ -214,10 +219,6 @@ class QueuedDelivery(Delivery):
     def _went_wrong(
         self, trial: Trial | None, failure: BaseException, job: Job, worker: Worker
     ) -> Later | None:
-        if _is_meant_for_others(failure):
-            if trial is not None and worker.abandoned is worker.job:
-                self.let_go(trial)
-            raise failure  # the job is handed out again, unless it was given up
         trial = trial or Trial(job.receipt, is_queued=True, is_admitted=True)
         if not self.queue.seize(worker):
             self.let_go(trial)
@@ -225,6 +226,22 @@ class QueuedDelivery(Delivery):
         error = failure if isinstance(failure, Exception) else self._aborted(failure)
         delay = self.judge(trial, error)
         return None if delay is None else Later(trial, delay)
+
+    def _is_for_others(self, error: BaseException, trial: Trial | None, worker: Worker) -> bool:
+        """
+        Whether it is not the handler's: the process is interrupted, the worker's task cancelled.
+
+        Its job is then handed out again; if it was given up, its key is let go of. Where
+        somebody else lends his own thread, as a test does, all that ends one is his.
+        """
+        if self._is_lent or is_cancellation(error):
+            is_for_others = concerns_caller(error)
+        else:
+            is_interruption = isinstance(error, KeyboardInterrupt)
+            is_for_others = is_interruption and _is_in_main_thread()
+        if is_for_others and trial is not None and worker.abandoned is worker.job:
+            self.let_go(trial)
+        return is_for_others
 
     def _aborted(self, failure: BaseException) -> HandlerAbortedError:
         error = HandlerAbortedError(
@@ -234,6 +251,19 @@ class QueuedDelivery(Delivery):
         )
         error.__cause__ = failure
         return error
+
+    def lose(self, job: Job) -> None:
+        """
+        Give up what several workers have ended with: each was an attempt, and has failed.
+        """
+        trial = job.trial or Trial(job.receipt, is_queued=True)
+        trial.number += job.returns
+        error = HandlerAbortedError(
+            f"each of the {job.returns + 1} workers that {self.name} had for it ended with it: "
+            f"cancelled or killed from outside of the handler",
+            subscription=self.name,
+        )
+        self.bury(trial, error)
 
     # -- what never comes to a call ----------------------------------------------------------
 
@@ -262,40 +292,55 @@ class QueuedDelivery(Delivery):
 
 class _Begun:
     """
-    The rest of an awaitable that was begun already, and waits for something.
+    The rest of a coroutine that was begun already, and waits for something.
+
+    It knows of which cancellations of its task it has asked itself, in a step of its own:
+    no one else wants the task to end by them.
+
+    Attributes:
+        is_left: It is closed by whoever has left it behind, and has not ended by itself.
     """
 
-    __slots__ = ("_steps", "_waits_for")
+    __slots__ = ("_own", "_steps", "_task", "_waits_for", "is_left")
 
     def __init__(self, steps: Any, waits_for: object) -> None:
+        self.is_left = False
         self._steps = steps
         self._waits_for = waits_for
+        self._task: Any = sys.modules["asyncio"].current_task()
+        # The worker that has begun it would be gone if anybody else had asked before.
+        self._own: int = self._task.cancelling()
+
+    def uncancel(self) -> None:
+        """
+        Take back the cancellations that it has asked for.
+        """
+        while self._own > 0:
+            self._own -= 1
+            self._task.uncancel()
 
     def __await__(self) -> Generator[Any, Any, object]:
-        waits_for = self._waits_for
+        waits_for, cancelling = self._waits_for, self._task.cancelling
         while True:
             try:
                 answer = yield waits_for
             except BaseException as error:
+                self.is_left = isinstance(error, GeneratorExit)
                 step, argument = self._steps.throw, error
             else:
                 step, argument = self._steps.send, answer
+            before = cancelling()
             try:
                 waits_for = step(argument)
             except StopIteration as end:
                 return end.value
+            finally:
+                self._own = max(0, self._own + cancelling() - before)
 
 
-def _is_meant_for_others(failure: BaseException) -> bool:
-    """
-    Whether it is not the handler's: the process is interrupted, the worker's task cancelled.
-    """
-    if isinstance(failure, KeyboardInterrupt):
-        return threading.current_thread() is threading.main_thread()
-    if isinstance(failure, Exception) or running_loop() is None:
-        return False
-    import asyncio  # late: whoever awaits has it loaded already
+async def _waiting(result: Awaitable[object]) -> None:
+    await result
 
-    task = asyncio.current_task()
-    is_cancellation = isinstance(failure, asyncio.CancelledError)
-    return is_cancellation and task is not None and task.cancelling() > 0
+
+def _is_in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -106,7 +106,9 @@ class Postponed:
         """
         Publish *receipt*'s event when the monotonic clock shows *moment*.
         """
-        job = Job(receipt.event, receipt, copy_context(), moment, None, None)
+        # Its key: what is due at about the same time is then published in order.
+        key = receipt.envelope.key
+        job = Job(receipt.event, receipt, copy_context(), moment, key, None)
         with self._lock:
             is_over = self._is_over
             if not is_over:
@@ -174,6 +176,12 @@ class Postponed:
         """
         if not is_in_hand:  # else its handlers have been called, or are being called
             self._write_off(job.receipt)
+
+    def lose(self, job: Job) -> None:
+        """
+        Keep as dead letters what several workers have ended with.
+        """
+        self._write_off(job.receipt)
 
 
 def moment_of(options: Mapping[str, Any], clock: Clock) -> float | None:

@@ -12,7 +12,7 @@ import os
 import weakref
 from typing import Protocol
 
-from eventbus._furniture import logger
+from eventbus._logger import logger
 
 __all__ = ["register"]
 

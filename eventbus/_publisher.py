@@ -17,7 +17,8 @@ import attrs
 
 from eventbus._envelope import NO_HEADERS, Draft, Envelope, here
 from eventbus._event import Declaration
-from eventbus._furniture import Furniture, logger
+from eventbus._furniture import Furniture
+from eventbus._logger import logger
 from eventbus._publisher_keys import PublisherKeys
 from eventbus._receipt import Failure, Receipt, ancestry, begin, free_key, raise_failures
 from eventbus._route import Route

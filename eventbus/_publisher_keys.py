@@ -2,7 +2,10 @@
 The keys of publishers: who has one, since when it counts as used, and when it is free again.
 
 Law: of no colour: asks the store of keys and decides. A key counts as used from when its
-event is stored, or, where none is stored, from when its publish begins. A publish that
+event is stored, or, where none is stored, from when its publish begins. Where the log has
+the keys as well, both are one commit: whatever dies has used its key, or stored nothing. A
+key is unique to its event's class, and to its declared name where the event is logged: then
+another module, and another process, may have that class under another path. A publish that
 waits for the end of a block, or for its moment, uses none yet: its key is set aside in this
 process alone, so that nothing is left of it where the process dies.
 """
@@ -15,8 +18,10 @@ from typing import Any
 
 import attrs
 
-from eventbus._furniture import Furniture, logger
+from eventbus._furniture import Furniture
+from eventbus._logger import logger
 from eventbus._receipt import Receipt, lender
+from eventbus.errors import StoreError
 from eventbus.idempotency import Claim, HasId, IdempotencyStore
 from eventbus.instrumentation import Duplicate
 
@@ -43,10 +48,12 @@ class PublisherKeys:
 
     Attributes:
         duplicates: How many events a publisher's key turned away.
+        has_log: Events are logged, but those that are declared otherwise.
     """
 
     def __init__(self, furniture: Furniture) -> None:
         self.duplicates = 0
+        self.has_log = False
         self._furniture = furniture
         # By scope, key, and the block they wait in; `None` for those that are due later.
         self._aside: dict[tuple[str, str, object], Receipt] = {}
@@ -65,7 +72,7 @@ class PublisherKeys:
             return True
         if (free := options.pop("free", None)) is not None:
             free()
-        scope = _scope(receipt)
+        scope = self._scope(receipt)
         name = (scope, key, among)
         first: HasId = self._aside.setdefault(name, receipt)
         if first is receipt:
@@ -97,7 +104,7 @@ class PublisherKeys:
             return True
         put_back = options.pop("free", None)
         try:
-            scope, now = _scope(receipt), furniture.clock.monotonic()
+            scope, now = self._scope(receipt), furniture.clock.monotonic()
             first = self._aside.get((scope, key, None), receipt)
             if first is not receipt:
                 return self._turned_away(receipt, key, first.id)
@@ -118,6 +125,16 @@ class PublisherKeys:
         given = options.get("connection")
         options.update(id=known.id, free=partial(self._free, given, lender(receipt), claim, name))
         return True
+
+    def _scope(self, receipt: Receipt) -> str:
+        """
+        Name what a publisher's key is unique in: where none is logged, names may be shared.
+        """
+        declaration = receipt.route.declaration
+        if self.has_log and declaration.logged:
+            return f"publish {declaration.name}"
+        happened: object = receipt.event
+        return f"publish {type(happened).__module__}.{type(happened).__qualname__}"
 
     def _keys_for(self, receipt: Receipt) -> tuple[IdempotencyStore, bool]:
         """
@@ -148,9 +165,20 @@ class PublisherKeys:
             )
         return False
 
-    def _keep(self, claim: Claim, name: str) -> None:
+    def _keep(self, claim: Claim, name: str, on: Any = None) -> None:
+        """
+        Count the key as used; given the connection that stores its event, or else neither is.
+        """
+        now = self._furniture.clock.monotonic()
+        if on is not None:
+            keys, _ = self._keys_within(on, None)
+            if not keys.complete(claim, now=now):
+                raise StoreError(
+                    f"{name} came so late that its idempotency key is another's by now: nothing "
+                    f"was stored. Publish it again to learn whether it is a duplicate."
+                )
+            return
         try:
-            now = self._furniture.clock.monotonic()
             self._furniture.idempotency.complete(claim, now=now)
         except Exception:
             logger().exception("the idempotency key of one %s is not recorded", name)
@@ -160,11 +188,3 @@ class PublisherKeys:
             self._keys_within(given, of)[0].release(claim)
         except Exception:
             logger().exception("the idempotency key of one %s is not released", name)
-
-
-def _scope(receipt: Receipt) -> str:
-    """
-    Name what a publisher's key is unique in: classes may have a name in common.
-    """
-    happened: object = receipt.event
-    return f"publish {type(happened).__module__}.{type(happened).__qualname__}"

@@ -18,9 +18,9 @@ from typing import Any, Self
 from eventbus._abort import running_loop
 from eventbus._ending import LATER, DrainReport, Ending, first_busy, still_pending
 from eventbus._envelope import here
-from eventbus._furniture import logger
 from eventbus._intake import Intake, call_soon
 from eventbus._job import Worker
+from eventbus._logger import logger
 from eventbus._loop_thread import LoopThread
 from eventbus._receipt import ancestry
 from eventbus._storing import Storing

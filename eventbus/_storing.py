@@ -49,11 +49,11 @@ class Storing(Wiring):
         from eventbus._log_writer import LogWriter
 
         self._store, self._codec = store, codec
-        self._log = LogWriter(store.log, codec)
+        self._log = LogWriter(store.log, codec, self._furniture.idempotency)
         self._consumers = Consumers(
             store.log, f"{self.name}-durable", is_manned=self._workers is None
         )
-        self._routes.has_log = True
+        self._routes.has_log = self._publisher.keys.has_log = True
 
     # -- what is logged: the twins -----------------------------------------------------------
 

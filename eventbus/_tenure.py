@@ -15,7 +15,7 @@ from threading import Lock
 import attrs
 
 from eventbus._clock import Clock
-from eventbus._furniture import logger
+from eventbus._logger import logger
 from eventbus._owner import is_gone, owner
 from eventbus.progress import Lease
 from eventbus.store import Store

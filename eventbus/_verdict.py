@@ -12,7 +12,8 @@ from typing import Any
 
 import attrs
 
-from eventbus._furniture import Furniture, logger
+from eventbus._furniture import Furniture
+from eventbus._logger import logger
 from eventbus._receipt import Failure, Receipt, ancestry, free_key
 from eventbus._subscription import Subscription
 from eventbus.dead_letter import AttemptFailure, DeadLetter, DeadLetters, story

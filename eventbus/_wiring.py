@@ -337,7 +337,8 @@ class Wiring(Replaceable):
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.explain(event)
-        return explain(event, self._registry, is_closed=self.is_closed)
+        keys, now = self._furniture.idempotency, self._furniture.clock.monotonic()
+        return explain(event, self._registry, is_closed=self.is_closed, keys=keys, now=now)
 
     def stats(self) -> Stats:
         """

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from eventbus._abort import running_loop
 from eventbus._alarms import Alarms
 from eventbus._clock import Clock
-from eventbus._furniture import logger
 from eventbus._intake import Intake, give_way
 from eventbus._job import Later, Worker, into_hand
+from eventbus._logger import logger
 from eventbus._loop_thread import LoopThread
 from eventbus._mode import Queued
 from eventbus._queue import Queue
@@ -234,7 +234,7 @@ async def awork_off(queue: Queue, worker: Worker) -> None:
         # A keeper may spare what needs no wait the coroutine.
         begin = getattr(queue.keeper, "begin", queue.keeper.aperform)
         while True:
-            context = job.context.copy()
+            context: Any = job.context.copy()
             later: Any = context.run(begin, job, worker)
             if later is not None:
                 if type(later) is CoroutineType:
@@ -255,6 +255,8 @@ async def awork_off(queue: Queue, worker: Worker) -> None:
                 break
             if queue.is_eventful and not queue.confirm(worker, job):
                 break
+        # The traceback of a failure, in a dead letter, keeps this frame: it holds no other event.
+        context = later = None
 
 
 async def _finish(queue: Queue, worker: Worker, context: Context, rest: Any) -> None:

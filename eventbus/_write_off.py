@@ -7,7 +7,8 @@ is room. A store or an observer that fails hides nothing.
 
 from __future__ import annotations
 
-from eventbus._furniture import Furniture, logger
+from eventbus._furniture import Furniture
+from eventbus._logger import logger
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, DeadLetters, Reason
 from eventbus.instrumentation import DeadLettered, Dropped, Undelivered

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, cast, get_args
 import attrs
 
 from eventbus._envelope import Envelope
+from eventbus._logger import logger
 from eventbus._story import AttemptFailure, story, type_name
 from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
 
@@ -297,10 +298,8 @@ class InMemoryDeadLetters:
             self.dropped += is_full
             begins, self._overflowing = is_full and not self._overflowing, is_full
         if begins:
-            import logging  # late: for start-up time
-
             text = "all %d places for dead letters are taken (%s): redrive or discard some"
-            logging.getLogger("eventbus").warning(text, self.capacity, self.overflow)
+            logger().warning(text, self.capacity, self.overflow)
         return keeps
 
     def get(self, id: str) -> DeadLetter:

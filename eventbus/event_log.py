@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import attrs
 
 from eventbus._envelope import NO_HEADERS
+from eventbus._logger import logger
 from eventbus.errors import ConcurrencyError, DuplicateEventError
 
 __all__ = [
@@ -318,9 +319,7 @@ class Listeners:
             try:
                 callback()
             except Exception:
-                import logging  # late: for start-up time
-
-                logging.getLogger("eventbus").exception("append callback %r raised", callback)
+                logger().exception("append callback %r raised", callback)
 
 
 def check_limit(limit: int | None) -> None:

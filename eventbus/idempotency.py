@@ -28,6 +28,8 @@ from weakref import ref
 
 import attrs
 
+from eventbus._logger import logger
+
 __all__ = ["Claim", "HasId", "IdempotencyStore", "InMemoryIdempotencyStore"]
 
 ClaimState = Literal["granted", "done", "pending"]
@@ -83,10 +85,10 @@ class IdempotencyStore(Protocol):
     """
     Remembers which keys are being handled and which have been.
 
-    All methods may be called from any thread. Every *claim* argument is what this
-    store's own `claim` returned; one that was not granted owns nothing. Intervals
-    are half open: at the instant a lease or a ttl ends, the key is free.
-    `eventbus.testing.contracts` holds what every implementation passes.
+    All methods may be called from any thread. Every *claim* argument is what this store's own
+    `claim` returned; one that was not granted owns nothing. Intervals are half open: at the
+    instant a lease or a ttl ends, the key is free. ``look(scope, key, *, now)`` is optional:
+    what a claim would meet, or ``None``. `eventbus.testing.contracts` holds what each passes.
 
     .. versionadded:: 0.1
     """
@@ -389,9 +391,7 @@ class InMemoryIdempotencyStore:
                 try:
                     callback()
                 except Exception:
-                    import logging  # late: for start-up time
-
-                    logging.getLogger("eventbus").exception("waiter %r raised", callback)
+                    logger().exception("waiter %r raised", callback)
 
 
 def _refuse(holder: _Held) -> _Refused:

@@ -19,6 +19,7 @@ import attrs
 from eventbus._clock import Clock, SystemClock
 from eventbus._envelope import current_envelope
 from eventbus._event import declaration_of
+from eventbus._logger import logger
 from eventbus._signature import name_of, read_signature
 from eventbus._snapshots import (
     InMemorySnapshots,
@@ -337,9 +338,7 @@ class Aggregate(Generic[S]):
             self._log_failure("kept", key, error)
 
     def _log_failure(self, verb: str, key: str, error: Exception) -> None:
-        import logging  # late: for start-up time
-
-        logging.getLogger("eventbus").warning(
+        logger().warning(
             "the snapshot of %s for %r could not be %s", self.name, key, verb, exc_info=error
         )
 

@@ -56,6 +56,9 @@ class Notebook:
     def write_off(self, job: Job, reason: Any, *, is_in_hand: bool = False) -> None:
         self.written_off.append((job.event, f"{reason}{' in hand' * is_in_hand}"))
 
+    def lose(self, job: Job) -> None:
+        self.written_off.append((job.event, f"lost by {job.returns + 1}"))
+
     def perform(self, job: Job, worker: Worker) -> Later | None:
         self.handled.append(job.event)
         return None

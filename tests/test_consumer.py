@@ -535,4 +535,4 @@ def test_observers_learn_of_what_ends_every_worker() -> None:
         with pytest.raises(Killed):
             bus.settle()
     bus.settle()
-    assert ("DeadLettered", "undelivered") in told
+    assert ("DeadLettered", "failed") in told

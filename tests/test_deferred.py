@@ -9,13 +9,16 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from eventbus import Receipt, event
 from eventbus._deferred import Deferred
-from eventbus.errors import ConcurrencyError
+from eventbus.codec import Encoded, JSONCodec
+from eventbus.errors import ConcurrencyError, EncodeError
+from eventbus.memory import MemoryStore
 from eventbus.testing import TestBus
 
 both = pytest.mark.parametrize("is_async", [False, True], ids=["publish", "apublish"])
@@ -320,3 +323,134 @@ def test_a_batch_in_a_block_asks_once() -> None:
         bus.publish(Placed(3), expected_version=2)
     assert bus._store is not None
     assert 3 == bus._store.log.stream_version("K")
+
+
+@pytest.mark.parametrize("key", ["another", None])
+def test_a_block_has_one_stream_where_it_has_versions(key: str | None) -> None:
+    """
+    Another stream is refused where it is published, also behind what is not logged.
+    """
+    bus = TestBus(durable=True)
+    passed = list[object]()
+
+    def publish_all() -> None:
+        with bus.deferred():
+            bus.publish(Measured(0))
+            bus.publish(Placed(1), expected_version=0)
+            bus.publish(Placed(2, key or "K"), expected_version=None if key is None else 0)
+            passed.append(1)
+
+    with pytest.raises(TypeError if key is None else ValueError, match="all events"):
+        publish_all()
+    assert [] == passed
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+
+
+def test_a_block_in_another_one_is_refused_at_its_own_end() -> None:
+    """
+    That is before the outer one ends, and whatever the application commits by then.
+    """
+    bus = TestBus(durable=True)
+    with bus.deferred():
+        outer = bus.publish(Placed(1), idempotency_key="outer")
+        with pytest.raises(TypeError, match="to all events, or to none"), bus.deferred():
+            inner = bus.publish(Placed(2), expected_version=0, idempotency_key="inner")
+        assert (True, False) == (outer.is_scheduled, inner.is_scheduled)
+    assert bus._store is not None
+    assert [outer.id] == [each.id for each in bus._store.log.read()]
+    assert not bus.publish(Placed(3), idempotency_key="inner").duplicate
+
+
+# -- what could not be stored later ----------------------------------------------------------------
+
+
+@event
+class Billed:
+    total: Decimal
+
+
+Waits = Callable[[TestBus, object, Callable[[], object]], Receipt]
+
+
+def in_a_block(bus: TestBus, happened: object, commit: Callable[[], object]) -> Receipt:
+    with bus.deferred():
+        receipt = bus.publish(happened, idempotency_key="click")
+        commit()
+    return receipt
+
+
+def with_a_delay(bus: TestBus, happened: object, commit: Callable[[], object]) -> Receipt:
+    receipt = bus.publish(happened, idempotency_key="click", delay=5)
+    commit()
+    return receipt
+
+
+def with_a_delay_in_a_block(
+    bus: TestBus, happened: object, commit: Callable[[], object]
+) -> Receipt:
+    with bus.deferred():
+        return with_a_delay(bus, happened, commit)
+
+
+waits = pytest.mark.parametrize("wait", [in_a_block, with_a_delay, with_a_delay_in_a_block])
+
+
+@waits
+def test_what_cannot_be_encoded_is_refused_where_it_is_published(wait: Waits) -> None:
+    """
+    Nothing is committed and nothing waits, and its key is free.
+    """
+    bus, commits = TestBus(durable=True), list[int]()
+    wrong: Any = 1.5
+    with pytest.raises(EncodeError, match=r"Billed\.total"):
+        wait(bus, Billed(wrong), lambda: commits.append(1))
+    assert ([], 0) == (commits, bus.stats().scheduled)
+    assert not wait(bus, Billed(Decimal("1.5")), lambda: commits.append(2)).duplicate
+    assert [2] == commits
+    bus.clock.advance(5)
+
+
+@waits
+def test_what_waits_is_encoded_once(wait: Waits) -> None:
+    """
+    What it was made into then is what is stored.
+    """
+    codec = Counting()
+    bus = TestBus(store=MemoryStore(), codec=codec)
+    receipt = wait(bus, Placed(1), lambda: None)
+    bus.clock.advance(5)
+    assert bus._store is not None
+    assert [receipt.id] == [each.id for each in bus._store.log.read()]
+    assert 1 == codec.encoded
+    # What is not logged need not be fit for it.
+    assert wait(bus, Measured(2), lambda: None).ok
+    bus.clock.advance(5)
+    assert 1 == codec.encoded
+
+
+def test_a_batch_that_waits_is_refused_as_a_whole() -> None:
+    """
+    One of its events cannot be encoded: none of them waits, in a block or for its moment.
+    """
+    bus = TestBus(durable=True)
+    wrong: Any = 1.5
+    with bus.deferred(), pytest.raises(EncodeError):
+        bus.publish_many([Placed(1), Billed(wrong)])
+    with pytest.raises(EncodeError):
+        bus.publish_many([Placed(1), Billed(wrong)], delay=5)
+    assert 0 == bus.stats().scheduled
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+
+
+class Counting(JSONCodec):
+    """
+    A codec that counts.
+    """
+
+    encoded = 0
+
+    def encode(self, event: Any) -> Encoded:
+        self.encoded += 1
+        return super().encode(event)

@@ -1185,7 +1185,7 @@ def test_what_ends_every_worker_becomes_a_dead_letter(shop: Shop) -> None:
             shop.bus.settle()
     shop.bus.settle()
     assert [1, 1, 1, 2] == shop.numbers()
-    assert [(1, "undelivered")] == shop.letters()
+    assert [(1, "failed")] == shop.letters()
     assert 0 == shop.store.progress.position("shop").lag
 
 

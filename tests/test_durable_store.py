@@ -1165,7 +1165,7 @@ def test_a_key_is_recorded_when_its_event_is_stored(
             bus.publish(Placed(1), idempotency_key="1")
     assert bus._store is not None
     claim = bus._store.idempotency.claim(
-        "publish " + f"{Placed.__module__}.{Placed.__qualname__}",
+        "publish Placed",
         "1",
         source=bus.publish(Placed(2)),
         now=bus.clock.monotonic(),

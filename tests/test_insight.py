@@ -19,6 +19,7 @@ from eventbus import (
     EventBus,
     Explanation,
     HandlerTime,
+    InMemoryIdempotencyStore,
     NotAnEventError,
     Queued,
     Receipt,
@@ -171,7 +172,7 @@ def test_a_key_is_told_and_not_claimed(publish: Publish):
     bus.subscribe(OrderPlaced, handler, name="keyed", idempotency_key="order_id")
     bus.subscribe(OrderPlaced, handler, name="keyless", idempotency_key=lambda it: None)
     bus.subscribe(OrderPlaced, handler, name="broken", idempotency_key=lambda it: it.totl)
-    assert (True, "subscribed to OrderPlaced, unless key 'A-1' has been handled") == by_name(
+    assert (True, "subscribed to OrderPlaced, and key 'A-1' is free") == by_name(
         bus, OrderPlaced()
     )["keyed"]
     assert (True, "subscribed to OrderPlaced") == by_name(bus, OrderPlaced())["keyless"]
@@ -180,6 +181,41 @@ def test_a_key_is_told_and_not_claimed(publish: Publish):
     assert reason.startswith("its idempotency key raises AttributeError(")
     assert reason.endswith("which fails the delivery")
     assert 2 == publish(bus, OrderPlaced()).delivered
+
+
+@pytest.mark.parametrize("make", [EventBus, TestBus])
+def test_a_key_that_has_been_handled_is_known(make: Any, publish: Publish):
+    """
+    What would be a duplicate is explained so, and so is what waits for another's outcome.
+    """
+    told = list[dict[str, tuple[bool, str]]]()
+    with make() as bus:
+        bus.subscribe(
+            OrderPlaced,
+            lambda placed: told.append(by_name(bus, OrderPlaced())),
+            name="keyed",
+            idempotency_key="order_id",
+        )
+        publish(bus, OrderPlaced())
+        expected = "unless another delivery of key 'A-1', under way, succeeds"
+        assert [{"keyed": (True, f"subscribed to OrderPlaced, {expected}")}] == told
+        assert {"keyed": (False, "key 'A-1' has been handled")} == by_name(bus, OrderPlaced())
+        assert publish(bus, OrderPlaced()).duplicate
+
+
+def test_a_key_whose_store_cannot_be_asked_is_told():
+    """
+    Where a store of keys cannot tell without a claim, the key is a condition.
+    """
+
+    class Plain(InMemoryIdempotencyStore):
+        look: Any = None
+
+    bus = EventBus(idempotency=Plain())
+    bus.subscribe(OrderPlaced, handler, name="keyed", idempotency_key="order_id")
+    bus.publish(OrderPlaced())
+    expected = "subscribed to OrderPlaced, unless key 'A-1' has been handled"
+    assert {"keyed": (True, expected)} == by_name(bus, OrderPlaced())
 
 
 def test_a_closed_bus_calls_nobody(publish: Publish):

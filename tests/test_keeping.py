@@ -393,7 +393,9 @@ def test_what_was_accepted_before_a_cancel_is_handled(colour: Colour):
 
 
 @in_both_colours
-@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+@pytest.mark.parametrize(
+    "error", [SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError]
+)
 def test_what_ends_programs_ends_the_attempt(colour: Colour, error: type[BaseException]):
     """
     On a worker, what is meant to end programs and tasks fails the attempt, by another name.

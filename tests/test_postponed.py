@@ -42,6 +42,12 @@ class Answered:
     number: int = 0
 
 
+@event(key="account")
+class Billed:
+    account: str
+    number: int
+
+
 class Colour:
     """
     Publishing by a call, or by an await in a loop of its own.
@@ -191,6 +197,67 @@ def test_its_envelope_tells_of_the_publish() -> None:
         bus.clock.advance(60.0)
         assert [("acme", cause.id)] == seen
         assert began == bus.envelopes[-1].time.timestamp()
+
+
+def test_those_of_one_key_are_published_one_after_the_other() -> None:
+    """
+    Of what is due, events of one key do not overtake each other, and others need not wait.
+    """
+    clock, gate, begun, ended = VirtualClock(), threading.Event(), set[int](), list[int]()
+    both_begun = threading.Event()
+
+    def handle(billed: Billed) -> None:
+        begun.add(billed.number)
+        if billed.number == 3:
+            both_begun.set()
+        gate.wait(PATIENCE)
+        ended.append(billed.number)
+
+    with EventBus(clock=clock) as bus:
+        bus.subscribe(Billed, handle)
+        for number, account in enumerate("aab", start=1):
+            bus.publish(Billed(account, number), delay=1.0)
+        clock.advance(1.0)
+        assert both_begun.wait(PATIENCE)
+        assert {1, 3} == begun
+        gate.set()
+        assert bus.drain(PATIENCE).ok
+    assert [1, 2] == [number for number in ended if number != 3]
+
+
+def test_those_of_one_key_come_in_the_order_of_their_moments() -> None:
+    """
+    Who is due first is published first, and then who was published first.
+    """
+    with TestBus() as bus:
+        for number, delay in enumerate([3.0, 1.0, 1.0], start=1):
+            bus.publish(Billed("a", number), delay=delay)
+        bus.clock.advance(3.0)
+        assert [2, 3, 1] == [billed.number for billed in bus.published]
+
+
+def test_what_its_workers_end_with_is_kept_as_a_dead_letter() -> None:
+    """
+    A delayed publish that three workers have ended with is not given to a fourth.
+    """
+
+    class HandBus(EventBus):
+        _workers = 0
+
+    clock = VirtualClock()
+    bus: Any = HandBus(clock=clock)
+    bus.subscribe(Reminded, lambda _: None, name="x")
+    bus.publish(Reminded(7), delay=1.0)
+    clock.advance(1.0)
+    queue = bus._postponed.queues[0]
+    for _ in range(3):
+        assert [] == list(bus.dead_letters)
+        worker = queue.lend()
+        assert Reminded(7) == queue.turn(worker).event
+        queue.bereave(worker, revives=False)
+    assert [("x", Reminded(7), "undelivered")] == [
+        (each.subscription, each.event, each.reason) for each in bus.dead_letters
+    ]
 
 
 def test_many_may_be_delayed_at_once() -> None:
@@ -514,12 +581,13 @@ def test_what_is_due_later_and_lost_with_the_process_is_logged(
     bus = EventBus(clock=VirtualClock())
     bus.subscribe(Reminded, lambda _: None, name="one")
     bus.publish_many([Reminded(1), Reminded(2)], delay=30.0)
+    text = "the process ends with 2 events of delayed publishes"
     _process._at_exit()
-    assert 1 == sum("ends with 2 events of delayed publishes" in each for each in caplog.messages)
+    assert 1 == sum(text in each for each in caplog.messages)
     caplog.clear()
     bus.close(0.0)
     _process._at_exit()
-    assert [] == [each for each in caplog.messages if "process ends" in each]
+    assert [] == [each for each in caplog.messages if text in each]
 
 
 def test_a_forked_process_leaves_to_its_parent_what_is_due_later() -> None:

@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from eventbus import (
+    ConcurrencyError,
     Durable,
     EventBus,
     InMemoryIdempotencyStore,
     Receipt,
+    StoreError,
     StoreFullError,
     StoreLockedError,
     event,
@@ -553,3 +555,240 @@ def test_a_duplicate_of_what_is_due_later_is_no_part_of_the_transaction(lending:
 def _publish_twice(bus: TestBus, receipts: list[Receipt]) -> None:
     receipts.append(bus.publish(Paid(2), delay=1, idempotency_key="click"))
     receipts.append(bus.publish(Paid(3), idempotency_key="click"))
+
+
+# -- one commit for the key and its event ----------------------------------------------------------
+
+
+CLICK = "publish Placed", "click"
+
+
+def state_of(bus: EventBus) -> str | None:
+    """
+    Return what somebody who asks for the key now would be told.
+    """
+    keys: Any = bus._furniture.idempotency
+    claim = keys.look(*CLICK, now=bus._furniture.clock.monotonic())
+    return None if claim is None else str(claim.state)
+
+
+@both
+@pytest.mark.parametrize("how", ["alone", "deferred", "delayed"])
+def test_a_key_is_used_by_the_commit_that_stores_its_event(
+    path: Path, how: str, is_async: bool
+) -> None:
+    """
+    Nobody ever sees the event without its key, so no process can die in between.
+    """
+    store = SQLiteStore(path)
+    bus, seen = TestBus(store=store, idempotency=store.keys(ttl=60.0)), list[str | None]()
+    store.log.on_append(lambda: seen.append(state_of(bus)))
+    if how == "deferred":
+        with bus.deferred() as block:
+            publish(bus, Placed(1), is_async=is_async)
+            publish(bus, Placed(2), is_async=is_async, idempotency_key="click")
+        assert block.is_over
+    else:
+        delay = 5 if how == "delayed" else None
+        publish(bus, Placed(1), is_async=is_async, idempotency_key="click", delay=delay)
+        bus.clock.advance(5)
+    assert ["done"] == seen
+    bus.close()
+
+
+def test_the_keys_of_a_batch_are_used_with_it(path: Path) -> None:
+    """
+    All of them by the one commit.
+    """
+    store = SQLiteStore(path)
+    bus, seen = TestBus(store=store), list[int]()
+    count = "SELECT count(*) FROM eventbus_keys WHERE is_done"
+    store.log.on_append(lambda: seen.append(store._database.query(count)[0][0]))
+    bus.publish_many([Placed(1), Placed(2)], idempotency_key="click")
+    assert [2] == seen
+    bus.close()
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["memory", "another file"])
+def test_keys_that_are_elsewhere_are_used_after_the_commit(
+    tmp_path: Path, is_elsewhere: bool
+) -> None:
+    """
+    Two files have no commit in common.
+    """
+    other = SQLiteStore(tmp_path / "other.db")
+    keys = other.idempotency if is_elsewhere else InMemoryIdempotencyStore()
+    bus, seen = TestBus(durable=True, idempotency=keys), list[str | None]()
+    assert bus._store is not None
+    bus._store.log.on_append(lambda: seen.append(state_of(bus)))
+    bus.publish(Placed(1), idempotency_key="click")
+    assert (["pending"], "done") == (seen, state_of(bus))
+    bus.close()
+    other.close()
+
+
+@both
+def test_a_publish_whose_key_became_anothers_stores_nothing(path: Path, is_async: bool) -> None:
+    """
+    It stood still for longer than the lease, and somebody else has published meanwhile.
+    """
+    other = TestBus(store=SQLiteStore(path))
+
+    def late(placed: Placed) -> str:
+        if placed.number == 1:
+            other.clock.advance(400)
+            other.publish(Placed(2), idempotency_key="click")
+        return "K"
+
+    @event(name="Placed", key=late)
+    class Late:
+        number: int
+
+    bus, receipts = TestBus(store=SQLiteStore(path)), list[Receipt]()
+    with pytest.raises(StoreError, match="its idempotency key is another's by now"):
+        receipts.append(publish(bus, Late(1), is_async=is_async, idempotency_key="click"))
+    assert bus._store is not None
+    assert ([], 1) == (receipts, bus._store.log.last_offset())
+    assert publish(bus, Late(3), is_async=is_async, idempotency_key="click").duplicate
+    for each in (bus, other):
+        each.close()
+
+
+def test_of_publishes_that_share_a_commit_each_keeps_or_frees_its_own_key(path: Path) -> None:
+    """
+    One of them cannot be stored; its key is free, and the others' are used.
+    """
+    store, beside = SQLiteStore(path), SQLiteStore(path)
+    bus = TestBus(store=store, idempotency=beside.idempotency)
+
+    async def main() -> list[Any]:
+        with store._writer._lock:  # all that come now wait for the next commit
+            publishes = [
+                asyncio.ensure_future(
+                    bus.apublish(Placed(each), idempotency_key=str(each), expected_version=version)
+                )
+                for each, version in ((1, None), (2, 77), (3, None))
+            ]
+            while len(store._writer._queue) < len(publishes):  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        return await asyncio.gather(*publishes, return_exceptions=True)
+
+    one, two, three = asyncio.run(main())
+    assert isinstance(two, ConcurrencyError)
+    assert [1, 2] == [each.envelope.offset for each in (one, three)]
+    again = [bus.publish(Placed(9), idempotency_key=str(each)).duplicate for each in (1, 2, 3)]
+    assert [True, False, True] == again
+    bus.close()
+    beside.close()
+
+
+class Held:
+    """
+    A log whose appends wait until they are let go on.
+    """
+
+    def __init__(self, bus: TestBus, failure: Exception | None) -> None:
+        assert bus._store is not None
+        self._log: Any = bus._store.log
+        self._append = self._log.aappend
+        self._failure = failure
+        self.begun, self.gate, self.over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def aappend(self, *given: Any, **options: Any) -> list[int]:
+        self.begun.set()
+        await self.gate.wait()
+        try:
+            if self._failure is not None:
+                raise self._failure
+            offsets: list[int] = await self._append(*given, **options)
+            return offsets
+        finally:
+            self.over.set()
+
+
+@pytest.fixture(params=["memory", "sqlite", "apart"])
+def keyed(request: pytest.FixtureRequest, path: Path) -> Iterator[TestBus]:
+    """
+    A bus whose keys are with its log, or apart from it.
+    """
+    store = MemoryStore() if request.param == "memory" else SQLiteStore(path)
+    is_apart = request.param == "apart"
+    bus = TestBus(
+        store=store, idempotency=InMemoryIdempotencyStore() if is_apart else store.idempotency
+    )
+    yield bus
+    bus.close()
+
+
+@pytest.mark.parametrize("failure", [None, StoreFullError("no space left on device")])
+def test_the_key_of_a_cancelled_publish_follows_its_event(
+    keyed: TestBus, monkeypatch: pytest.MonkeyPatch, failure: Exception | None
+) -> None:
+    """
+    The append goes on. Stored, the key is used; otherwise it is free, and not held for a lease.
+    """
+
+    async def main() -> None:
+        held = Held(keyed, failure)
+        with monkeypatch.context() as patch:
+            patch.setattr(held._log, "aappend", held.aappend)
+            publishing = asyncio.ensure_future(keyed.apublish(Placed(1), idempotency_key="click"))
+            await held.begun.wait()
+            publishing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await publishing
+            assert "pending" == state_of(keyed)
+            held.gate.set()
+            await held.over.wait()
+            while keyed._log is not None and keyed._log._under_way:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert (None if failure else "done") == state_of(keyed)
+
+
+def test_the_key_of_a_publish_that_ended_with_its_loop_is_held_for_a_lease(
+    keyed: TestBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nobody knows whether its event is stored.
+    """
+
+    async def main() -> None:
+        held = Held(keyed, None)
+        monkeypatch.setattr(held._log, "aappend", held.aappend)
+        publishing = asyncio.ensure_future(keyed.apublish(Placed(1), idempotency_key="click"))
+        await held.begun.wait()
+        publishing.cancel()
+
+    asyncio.run(main())
+    assert "pending" == state_of(keyed)
+
+
+# -- what a key is unique in -----------------------------------------------------------------------
+
+
+def declared(*, logged: bool) -> Any:
+    """
+    Declare the class anew, as another module or program does that has it under another path.
+    """
+
+    @event(name="shop.paid", logged=logged)
+    class Declared:
+        number: int
+
+    Declared.__module__ = f"module_{id(Declared)}"
+    return Declared
+
+
+@pytest.mark.parametrize("logged", [True, False])
+def test_a_key_is_unique_in_the_declared_name_of_what_is_logged(path: Path, logged: bool) -> None:
+    """
+    There a name stands for one class; elsewhere two classes may have it.
+    """
+    duplicates = list[bool]()
+    for _ in range(2):
+        with TestBus(store=SQLiteStore(path)) as bus:
+            receipt = bus.publish(declared(logged=logged)(1), idempotency_key="click")
+            duplicates.append(receipt.duplicate)
+    assert [False, logged] == duplicates

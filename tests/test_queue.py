@@ -595,7 +595,8 @@ def test_a_job_that_costs_too_many_lives():
     for life in range(3):
         assert 1 == hands.turn(hands.workers_started[life])
         hands.queue.bereave(hands.workers_started[life])
-    assert [(1, "undelivered")] == hands.notes.written_off
+    assert [(1, "lost by 3")] == hands.notes.written_off
+    assert 0 == hands.queue.depth().undelivered
     assert 2 == hands.turn(hands.workers_started[3])
 
 
@@ -900,6 +901,7 @@ def test_nobody():
     job = hands.job(1)
     NOBODY.refuse(job.receipt, ValueError())
     NOBODY.write_off(job, "dropped")
+    NOBODY.lose(job)
     assert None is NOBODY.perform(job, Worker())
     with pytest.raises(StopIteration):
         NOBODY.aperform(job, Worker()).send(None)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import pytest
 from eventbus import (
     Envelope,
     EventBus,
+    HandlerAbortedError,
     HandlerErrors,
     Queued,
     QueueFullError,
@@ -535,6 +536,32 @@ def test_what_ends_a_test_leaves_the_event_in_its_queue() -> None:
             bus.settle()
         bus.settle()
         assert [1, 1] == calls
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_a_cancellation_that_nobody_else_wants_fails_the_attempt(is_own: bool) -> None:
+    """
+    A handler that is cancelled by itself, or by what it awaits, does not cancel the test.
+    """
+
+    async def handle(deposited: Deposited) -> None:
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel() if is_own else future.cancel()
+        await future
+
+    async def main() -> None:
+        async with TestBus(errors="collect") as bus:
+            bus.subscribe(Deposited, handle, name="take", delivery=Queued())
+            await bus.apublish(Deposited(1))
+            await bus.asettle()
+            assert 1 == bus.assert_dead_lettered("take", error=HandlerAbortedError).attempts
+            task = asyncio.current_task()
+            assert task is not None
+            assert 0 == task.cancelling()
+
+    asyncio.run(main())
 
 
 def test_a_test_that_wants_threads_gets_them() -> None:

@@ -442,7 +442,7 @@ def test_an_explanation_says_for_each_subscription_why() -> None:
         "✗ unwanted: its filter (where=) says no",
         "✗ broken filter: its filter (where=) raises LookupError('no answer'), "
         "which fails the delivery",
-        "✓ key: subscribed to A, unless key '7' has been handled",
+        "✓ key: subscribed to A, and key '7' is free",
         "✓ no key: subscribed to A",
         "✗ broken key: its idempotency key raises LookupError('no answer'), "
         "which fails the delivery",

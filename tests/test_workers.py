@@ -559,30 +559,135 @@ def test_a_handler_that_swallows_the_cancellation(bus: EventBus):
     assert [(1, threading.current_thread().name), (2, "eventbus-loop")] == handled
 
 
-def test_a_handler_that_cancels_its_own_task():
+@pytest.mark.parametrize("waits", [0, 1])
+def test_a_handler_that_cancels_its_own_task(waits: int, caplog: pytest.LogCaptureFixture):
     """
-    A handler that keeps cancelling its own task is given up; others go on.
+    A handler that cancels its own task has failed in that attempt; its worker goes on.
     """
-    handled: list[int] = []
+    handled: list[tuple[int, Any]] = []
 
     async def handle(read: Read) -> None:
-        handled.append(read.number)
+        handled.append((read.number, task := asyncio.current_task()))
         if read.number == 1:
-            task = asyncio.current_task()
+            for _ in range(waits):
+                await asyncio.sleep(0)
             assert task is not None
             task.cancel()
             await asyncio.sleep(0)
 
     async def live() -> None:
         async with EventBus() as bus:
-            bus.subscribe(Read, handle, delivery=Queued())
-            await bus.apublish(Read(1))
-            await bus.apublish(Read(2))
+            retry = fixed(attempts=2, delay=0.0)
+            bus.subscribe(Read, handle, name="read", delivery=Queued(), retry=retry)
+            await bus.apublish_many([Read(1), Read(2)])
             assert (await bus.adrain()).ok
-        assert ["undelivered"] == [letter.reason for letter in bus.dead_letters]
+        assert [("failed", 2, "eventbus.errors.HandlerAbortedError")] == [
+            (each.reason, each.attempts, each.error_type) for each in bus.dead_letters
+        ]
 
     run(live)
-    assert [1, 1, 1, 2] == handled
+    assert [1, 2, 1] == [number for number, _ in handled]
+    assert handled[0][1] is handled[1][1]
+    assert ["ERROR"] == [record.levelname for record in caplog.records]
+
+
+def test_a_task_that_took_its_cancellation_back_is_cancelled_from_outside():
+    """
+    Of a handler's own cancellations only those count that it has not taken back.
+    """
+    handled: list[int] = []
+
+    async def handle(read: Read) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        task.uncancel()
+        handled.append(read.number)
+        if len(handled) == 1:
+            await asyncio.Event().wait()
+
+    async def live() -> None:
+        async with EventBus() as bus:
+            bus.subscribe(Read, handle, name="read", delivery=Queued())
+            await bus.apublish(Read(1))
+            await until(lambda: handled)
+            (worker,) = queue_of(bus).staff
+            worker.who.cancel()
+            assert (await bus.adrain()).ok
+        assert 0 == len(bus.dead_letters)
+
+    run(live)
+    assert [1, 1] == handled
+
+
+@pytest.mark.parametrize("options", [{}, {"retry": fixed(attempts=9, delay=0.0)}])
+def test_an_event_whose_workers_are_all_cancelled(
+    options: dict[str, Any], caplog: pytest.LogCaptureFixture
+):
+    """
+    An event that three workers have ended with has failed for good, and is logged so, once.
+    """
+    calls: list[int] = []
+
+    async def handle(read: Read) -> None:
+        calls.append(read.number)
+        await asyncio.Event().wait()
+
+    async def live() -> None:
+        async with EventBus() as bus:
+            bus.subscribe(Read, handle, name="read", delivery=Queued(), **options)
+            await bus.apublish(Read(1))
+            for life in range(1, 4):
+                await until(lambda life=life: len(calls) == life)
+                (worker,) = queue_of(bus).staff
+                worker.who.cancel()
+            assert (await bus.adrain()).ok
+            stats = bus.stats().subscriptions["read"]
+            assert (1, 0, 1) == (stats.failed, stats.undelivered, stats.dead_lettered)
+        assert [("failed", 3, "eventbus.errors.HandlerAbortedError")] == [
+            (each.reason, each.attempts, each.error_type) for each in bus.dead_letters
+        ]
+
+    run(live)
+    (record,) = caplog.records
+    assert "after 3 attempts: HandlerAbortedError" in record.getMessage()
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, ValueError])
+def test_a_handler_that_ends_badly_when_it_is_left_behind(
+    bus: EventBus, error: type[BaseException], caplog: pytest.LogCaptureFixture
+):
+    """
+    What a handler raises because its loop was closed under it is no failure of its attempt.
+    """
+    names: list[str] = []
+
+    @bus.on(Read, delivery=Queued())
+    async def handle(read: Read) -> None:
+        names.append(threading.current_thread().name)
+        if len(names) == 1:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise error
+
+    async def leave() -> None:
+        bus.start()
+        bus.publish(Read())
+        await until(lambda: names)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave())
+    (worker,) = queue_of(bus).staff
+    coroutine = worker.who.get_coro()
+    loop.close()
+    with suppress(ValueError):
+        coroutine.close()
+    assert bus.drain(PATIENCE).ok
+    assert ["eventbus-loop"] == names[1:]
+    assert 0 == len(bus.dead_letters)
 
 
 def test_a_loop_that_is_closed_under_its_tasks(bus: EventBus):
@@ -737,6 +842,33 @@ def test_a_bus_that_is_dropped_is_collected(colour: str):
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("colour", ["def", "async def"])
+def test_a_failure_keeps_no_other_event_alive(bus: EventBus, colour: str):
+    """
+    The traceback in a dead letter keeps its own event alive, and not those handled after it.
+    """
+
+    def handle(read: Read) -> None:
+        if read.number == 1:
+            raise ValueError(read)
+
+    async def ahandle(read: Read) -> None:
+        handle(read)
+
+    chosen: Any = handle if colour == "def" else ahandle
+    subscription = bus.subscribe(Read, chosen, delivery=Queued(), name="reader")
+    subscription.pause()
+    events = [Read(1), Read(2)]
+    for each in events:
+        bus.publish(each)
+    found = [weakref.ref(each) for each in events]
+    del events, each
+    subscription.resume()
+    assert bus.drain(PATIENCE).ok
+    gc.collect()
+    assert [True, False] == [each() is not None for each in found]
 
 
 def test_what_is_left_behind_may_be_over_already():

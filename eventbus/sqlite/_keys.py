@@ -98,6 +98,7 @@ class SQLiteIdempotencyStore:
     It cannot call back whoever waits for a key: a holder may be in another process.
 
     Attributes:
+        path: The file.
         ttl: How long a success is remembered, in seconds.
         lease: How long a holder may be silent before its key is free, in seconds.
 
@@ -109,6 +110,7 @@ class SQLiteIdempotencyStore:
         run: Callable[[Work[Any]], Any],
         query: Callable[[str, Sequence[Any]], list[Any]],
         *,
+        path: str,
         shift: Shift,
         new_token: Callable[[], str],
         ttl: float,
@@ -122,6 +124,7 @@ class SQLiteIdempotencyStore:
         self._shift = shift
         self._new_token = new_token
         self._claims = 0
+        self.path = path
         self.ttl = ttl
         self.lease = lease
 
@@ -134,6 +137,7 @@ class SQLiteIdempotencyStore:
         return SQLiteIdempotencyStore(
             lambda work: work(cursor_of(connection)),
             lambda sql, given: cursor_of(connection).execute(sql, given).fetchall(),
+            path=self.path,
             shift=self._shift,
             new_token=self._new_token,
             ttl=self.ttl,

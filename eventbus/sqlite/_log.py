@@ -2,22 +2,18 @@
 The event log in a table.
 
 Law: appending is one INSERT, reading is pages of one SELECT: no cursor stays open while
-somebody thinks about a record. Conditions are put together from the texts in this file;
-what a user gives is a parameter.
+somebody thinks about a record. What is to hold if an append does is in its transaction.
+Conditions are put together from the texts in this file; what a user gives is a parameter.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from eventbus._handler_connection import HandlerConnection
-from eventbus.errors import StoreError
 from eventbus.event_log import (
     Listeners,
     Record,
@@ -29,10 +25,14 @@ from eventbus.event_log import (
 )
 from eventbus.sqlite._database import Database
 from eventbus.sqlite._faults import faults
+from eventbus.sqlite._joining import check_joinable
+from eventbus.sqlite._keys import SQLiteIdempotencyStore
 from eventbus.sqlite._rows import RECORD, from_record, from_time, to_record
 from eventbus.sqlite._writer import Statements, Work, Writer, cursor_of, in_savepoint
 
 __all__ = ["SQLiteEventLog"]
+
+Along = Callable[[Any], object]
 
 # The version of a stream: that of its newest record, or what was noted when that was pruned.
 _VERSION = """
@@ -71,45 +71,63 @@ class SQLiteEventLog:
         self._watching = Lock()
         self.listeners = Listeners()
 
+    def has_keys(self, keys: object) -> bool:
+        """
+        Whether *keys* are in this file, and `append` can change them *along* with it.
+        """
+        return isinstance(keys, SQLiteIdempotencyStore) and keys.path == self._database.path
+
     def append(
         self,
         records: Sequence[Record],
         *,
         expected_version: int | None = None,
         connection: sqlite3.Connection | None = None,
+        along: Along | None = None,
     ) -> list[int]:
         """
         Store all *records* or none, in this order; return their offsets.
+
+        Args:
+            records: See `EventLog.append`, also for the next two.
+            expected_version: The version of their stream.
+            connection: Whose transaction to join.
+            along: Called with the connection that writes, in the same transaction: if it
+                raises, nothing is stored. It may be called by another thread.
         """
         if connection is not None:
             return self._join(connection, records, expected_version)
         if not records:
             return []
-        if len(records) == 1 and expected_version is None:
+        if len(records) == 1 and expected_version is None and along is None:
             try:
                 offsets = [self._writer.insert(*_insertion(records[0]))]
             except sqlite3.IntegrityError as error:
                 raise duplicate(records[0].id) from error
         else:
-            offsets = self._writer.run(_storing(records, expected_version))
+            offsets = self._writer.run(_storing(records, expected_version, along))
         self.listeners.call()
         return offsets
 
     async def aappend(
-        self, records: Sequence[Record], *, expected_version: int | None = None
+        self,
+        records: Sequence[Record],
+        *,
+        expected_version: int | None = None,
+        along: Along | None = None,
     ) -> list[int]:
         """
         Do as `append`, without blocking the event loop while the disk is at work.
         """
         if not records:
             return []
-        if len(records) == 1 and expected_version is None:
+        if len(records) == 1 and expected_version is None and along is None:
             try:
                 offsets = [await self._writer.ainsert(*_insertion(records[0]))]
             except sqlite3.IntegrityError as error:
                 raise duplicate(records[0].id) from error
         else:
-            offsets = await self._writer.arun(_storing(records, expected_version))
+            offsets = await self._writer.arun(_storing(records, expected_version, along))
         self.listeners.call()
         return offsets
 
@@ -118,43 +136,10 @@ class SQLiteEventLog:
     ) -> list[int]:
         self._database.check_usable()
         with faults(self._database.path):
-            self._check_joinable(connection)
+            check_joinable(connection, self._database.path)
             if not records:
                 return []
             return in_savepoint(connection, _storing(records, version), cursor_of(connection))
-
-    def _check_joinable(self, connection: sqlite3.Connection) -> None:
-        try:
-            connection.in_transaction  # noqa: B018 - it refuses where the connection is closed
-        except AttributeError:
-            raise TypeError(
-                f"connection= takes the sqlite3.Connection of your transaction, not {connection!r}"
-            ) from None
-        except sqlite3.ProgrammingError as error:
-            text = f"the event could not be committed with the connection, for that fails: {error}"
-            raise StoreError(text, path=self._database.path) from error
-        if connection.in_transaction:
-            # First a write, for which the lock is waited for. A transaction that has only
-            # read is refused it at once when somebody else has written meanwhile.
-            with suppress(sqlite3.OperationalError):  # no such table: said below
-                cursor_of(connection).execute("DELETE FROM eventbus_events WHERE 0")
-        if isinstance(connection, HandlerConnection) and connection.is_lent:
-            return  # one of ours, and in a transaction
-        if not _is_open_on(connection, self._database.path):
-            raise StoreError(
-                f"the connection is not one to {self._database.path}, nor is that file the first "
-                f"attached to it that holds events: the event could not be committed with it",
-                path=self._database.path,
-            )
-        if connection.in_transaction:
-            return
-        if connection.isolation_level is None or getattr(connection, "autocommit", None) is True:
-            raise StoreError(
-                "the connection commits each statement by itself, and no transaction is open on "
-                "it: BEGIN one before publishing into it",
-                path=self._database.path,
-            )
-        connection.execute("BEGIN IMMEDIATE")  # as it would have done at its first INSERT
 
     def read(
         self,
@@ -311,7 +296,9 @@ def _with_key(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*row, key, key, key)
 
 
-def _storing(records: Sequence[Record], expected_version: int | None) -> Work[list[int]]:
+def _storing(
+    records: Sequence[Record], expected_version: int | None, along: Along | None = None
+) -> Work[list[int]]:
     """
     Return what stores *records* in a transaction; they are encoded before it begins.
     """
@@ -331,6 +318,8 @@ def _storing(records: Sequence[Record], expected_version: int | None) -> Work[li
             raise duplicate(records[_changes(connection) - before].id) from error
         # In one transaction nobody else inserts: the offsets are consecutive.
         last = connection.execute("SELECT last_insert_rowid()").fetchone()[0]
+        if along is not None:
+            along(connection)
         return list(range(last - len(rows) + 1, last + 1))
 
     return store
@@ -369,21 +358,3 @@ def _prune(connection: Statements, until: int) -> int:
         (limit,),
     )
     return connection.execute('DELETE FROM eventbus_events WHERE "offset" <= ?', (limit,)).rowcount
-
-
-def _is_open_on(connection: sqlite3.Connection, path: str) -> bool:
-    """
-    Tell whether our tables, as *connection* finds them, are those in the file.
-    """
-    cursor = cursor_of(connection)
-    files = {
-        os.fsdecode(name): os.fsdecode(file or "")
-        for _, name, file in cursor.execute("SELECT seq, name, file FROM pragma_database_list")
-    }
-    # A bare name is looked for in "temp" first, then in the others in this order.
-    for name in sorted(files, key=lambda name: name != "temp"):
-        known = "SELECT count(*) FROM pragma_table_info('eventbus_events', ?)"
-        if cursor.execute(known, (name,)).fetchone()[0]:
-            file = files[name]
-            return file != "" and os.path.exists(file) and os.path.samefile(file, path)
-    return False

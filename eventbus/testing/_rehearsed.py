@@ -45,6 +45,7 @@ class Rehearsed:
         self._aagain = aagain
         self.refuse = keeper.refuse
         self.write_off = keeper.write_off
+        self.lose = keeper.lose
 
     def perform(self, job: Job, worker: Worker) -> Later | None:
         """

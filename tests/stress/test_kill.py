@@ -8,6 +8,7 @@ the long one with ``-m long``. The moments come from a seed, which a failure sho
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -22,17 +23,16 @@ from pathlib import Path
 import pytest
 
 from eventbus.sqlite import SQLiteStore
-from stress import killed
+from stress import killed, repeated
 from stress.killed import FAST, KEYED, ONCE, SLOW
 
-PROGRAM = Path(killed.__file__)
+PROGRAM, REPEATS = Path(killed.__file__), Path(repeated.__file__)
 PATIENCE = 120.0  # seconds that one life may take, at most
 EVENTS = 2_000  # more than one life can publish
 
 
-def begin(folder: Path, first: int, many: int, *more: str) -> subprocess.Popen[bytes]:
-    program = [sys.executable, str(PROGRAM), str(folder), str(first), str(many), *more]
-    return subprocess.Popen(program)
+def begin(folder: Path, *given: object, program: Path = PROGRAM) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, str(program), str(folder), *map(str, given)])
 
 
 def lines(folder: Path, name: str) -> list[list[str]]:
@@ -40,12 +40,11 @@ def lines(folder: Path, name: str) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def live_and_die(folder: Path, first: int, dice: random.Random) -> None:
+def live_and_die(process: subprocess.Popen[bytes], folder: Path, dice: random.Random) -> None:
     """
-    Start the program, and kill it some time after its first publish.
+    Kill a program that has just begun, some time after its first publish.
     """
     before, until = len(lines(folder, "published")), time.monotonic() + PATIENCE
-    process = begin(folder, first, EVENTS)
     try:
         while len(lines(folder, "published")) == before and process.poll() is None:
             assert time.monotonic() < until
@@ -78,7 +77,8 @@ def survives(folder: Path, kills: int, seed: int) -> None:
     for _ in range(kills):
         numbers = [int(words[0]) for words in lines(folder, "published")]
         # One publish may have been stored, and its return cut off.
-        live_and_die(folder, max(numbers, default=0) + 2, dice)
+        program = begin(folder, max(numbers, default=0) + 2, EVENTS)
+        live_and_die(program, folder, dice)
         for name, offsets in begun(folder).items():
             if name in in_flight:
                 in_flight[name].update(offsets)
@@ -141,6 +141,38 @@ def test_another_process_takes_over_from_a_killed_one(tmp_path: Path, seed: int)
     assert 0 == other.wait(PATIENCE)
     check_handled(tmp_path, in_flight)
     check_once(tmp_path)
+
+
+def repeats(folder: Path, kills: int, seed: int) -> None:
+    """
+    Kill who publishes with keys again and again; each life repeats what it is not sure of.
+    """
+    dice = random.Random(seed)
+    for _ in range(kills):
+        live_and_die(begin(folder, EVENTS, program=REPEATS), folder, dice)
+    assert 0 == begin(folder, 1, program=REPEATS).wait(PATIENCE)
+    numbers = [int(number) for (number,) in lines(folder, "published")]
+    with closing(SQLiteStore(folder / "store.db")) as store:
+        assert () == store.check()
+        stored = [json.loads(each.payload)["number"] for each in store.log.read()]
+    assert numbers == stored
+
+
+def test_what_a_killed_process_repeats_with_its_key_is_stored_once(
+    tmp_path: Path, seed: int
+) -> None:
+    """
+    Wherever it was killed: key and event are one commit, or there is neither.
+    """
+    repeats(tmp_path, 6, seed)
+
+
+@pytest.mark.long
+def test_what_is_repeated_again_and_again_is_stored_once(tmp_path: Path, seed: int) -> None:
+    """
+    Two hundred kills change nothing about it.
+    """
+    repeats(tmp_path, 200, seed)
 
 
 @pytest.mark.long

@@ -72,6 +72,30 @@ class IdempotencyStoreContract(TogetherContract):
         assert 2.0 + TTL == claim.expires
         assert "first" == claim.event_id
 
+    def test_a_look_claims_nothing(self, store: IdempotencyStore) -> None:
+        """
+        Who only looks, where that can be done, sees what a claim would meet, and takes nothing.
+        """
+        look = getattr(store, "look", None)
+        if look is None:
+            pytest.skip("this store cannot tell without a claim, and need not")
+        assert look("scope", "key", now=0.0) is None
+        claim = store.claim("scope", "key", source=SOURCE, now=0.0)
+        assert "granted" == claim.state
+        assert ("pending", LEASE) == self.seen(look("scope", "key", now=1.0))
+        assert look("other", "key", now=1.0) is None
+        assert look("scope", "key", now=LEASE) is None
+        assert store.complete(claim, now=2.0)
+        assert ("done", 2.0 + TTL) == self.seen(look("scope", "key", now=3.0))
+        assert look("scope", "key", now=2.0 + TTL) is None
+
+    @staticmethod
+    def seen(claim: Claim) -> tuple[str, float]:
+        """
+        Return what a look has shown.
+        """
+        return claim.state, claim.expires
+
     def test_a_granted_claim_knows_its_own_event(self, store: IdempotencyStore) -> None:
         """
         The id behind a granted claim is that of the event it was granted for.
