@@ -184,6 +184,7 @@ def _break_off(receipt: Receipt, route: Route, positions: Iterable[int]) -> None
     A failure that was interrupted while it was buried has been counted already.
     """
     free_key(receipt)
+    route.publisher.interrupted(receipt)
     failed = [each.subscription for each in receipt.failures]
     for each in (route.subscriptions[position] for position in positions):
         if each.name not in failed:

@@ -22,7 +22,7 @@ from eventbus._logger import logger
 from eventbus._publisher_keys import PublisherKeys
 from eventbus._receipt import Failure, Receipt, ancestry, begin, free_key, raise_failures
 from eventbus._route import Route
-from eventbus._verdict import cycle_at_limit
+from eventbus._verdict import cycle_at_limit, log_failure
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import BusClosedError, RunningLoopError
 from eventbus.instrumentation import Published, Unhandled
@@ -218,6 +218,7 @@ class Publisher:
         except BaseException:
             for receipt in receipts:
                 self.settle(receipt)
+                self.interrupted(receipt)
             raise
         self.conclude_many(receipts)
 
@@ -235,6 +236,14 @@ class Publisher:
         if self.raises and failures:
             raise_failures(f"{len(receipts)} events", failures)
         return list(receipts)
+
+    def interrupted(self, receipt: Receipt) -> None:
+        """
+        Log the failures that would have been raised, for something else is.
+        """
+        if not self.furniture.logs_failures:
+            for failure in receipt.failures:
+                log_failure(receipt, failure)
 
     def settle(self, receipt: Receipt) -> None:
         """

@@ -78,6 +78,12 @@ class Publisher(Protocol):
         """
         ...
 
+    def interrupted(self, receipt: Receipt) -> None:
+        """
+        Note that something else ends the publish, and not all have had the event.
+        """
+        ...
+
 
 class Route:
     """

@@ -22,7 +22,7 @@ from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered, Delivered, Duplicate, Failed, Retried
 from eventbus.retry import Attempt, checked_delay, no_retry
 
-__all__ = ["Trial", "Verdict", "as_text", "cycle_at_limit"]
+__all__ = ["Trial", "Verdict", "as_text", "cycle_at_limit", "log_failure"]
 
 
 @attrs.define(eq=False)
@@ -205,7 +205,7 @@ class Verdict:
         self.counters.failed += 1
         letter = self._keep(trial)
         if furniture.logs_queued if trial.is_queued else furniture.logs_failures:
-            _log(name, receipt, error, trial.total)
+            log_failure(receipt, Failure(name, error, trial.total))
         if not furniture.observers:
             return
         envelope = receipt.envelope
@@ -317,22 +317,25 @@ def _replace(letters: DeadLetters, letter: DeadLetter) -> bool:
     return True
 
 
-def _log(name: str, receipt: Receipt, error: Exception, attempts: int) -> None:
+def log_failure(receipt: Receipt, failure: Failure) -> None:
+    """
+    Log a terminal failure, with its traceback.
+    """
     envelope = receipt.envelope
     logger().error(
         "%s failed on %s %s after %d attempt%s: %r",
-        name,
+        failure.subscription,
         envelope.name,
         envelope.id,
-        attempts,
-        "" if attempts == 1 else "s",
-        error,
-        exc_info=error,
+        failure.attempts,
+        "" if failure.attempts == 1 else "s",
+        failure.exception,
+        exc_info=failure.exception,
         extra={
-            "subscription": name,
+            "subscription": failure.subscription,
             "event_name": envelope.name,
             "event_id": envelope.id,
-            "attempts": attempts,
+            "attempts": failure.attempts,
         },
     )
 

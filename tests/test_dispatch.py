@@ -97,6 +97,33 @@ def test_an_interruption_after_a_failure_ends_the_publish_too(colour: Colour):
         assert ["fail"] == [each.subscription for each in bus.dead_letters]
 
 
+@in_both_colours
+@pytest.mark.parametrize("errors", ["collect", "raise"])
+def test_a_failure_that_cannot_be_raised_any_more_is_logged(
+    errors: Any, colour: Colour, caplog: pytest.LogCaptureFixture
+):
+    """
+    An interruption hides no failure: those before it are logged once, raised or collected.
+    """
+
+    def fail(ordered: Ordered) -> None:
+        raise ValueError(ordered)
+
+    def stop(ordered: Ordered) -> None:
+        if ordered.number == 2:
+            raise Stop
+
+    with EventBus(errors=errors) as bus:
+        bus.subscribe(Ordered, colour.handler(fail), name="fail")
+        bus.subscribe(Ordered, colour.handler(stop), name="stop")
+        with pytest.raises(Stop):
+            colour.publish(bus, Ordered(2))
+        with pytest.raises(Stop):
+            colour.publish_many(bus, [Ordered(1), Ordered(2), Ordered(3)])
+    logged = [each.exc_info[1] for each in caplog.records if each.exc_info]
+    assert [1, 2, 2] == sorted(each.args[0].number for each in logged if each is not None)
+
+
 @pytest.mark.parametrize("fanout", ["sequential", "concurrent"])
 @in_both_colours
 def test_an_interrupted_publish_frees_its_key(colour: Colour, fanout: Any):
