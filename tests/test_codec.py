@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -21,6 +22,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapp
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar
 from uuid import UUID, uuid4
@@ -32,6 +34,7 @@ import hypothesis
 import msgspec
 import pydantic
 import pytest
+from cattrs.strategies import configure_tagged_union
 from hypothesis import strategies as st
 from typing_extensions import ReadOnly, TypeAliasType
 
@@ -84,6 +87,91 @@ class Mood(Enum):
 
 class Share(float, Enum):
     HALF = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Legs:
+    size: str
+    count: int
+
+
+class Creature(Legs, Enum):
+    BEETLE = ("small", 6)
+    DOG = ("medium", 4)
+
+
+class Voiced(Enum):
+    """
+    Has an idea of its own of what its members are called, and of what it has not got.
+    """
+
+    ONE = 1
+    TWO = 2
+
+    @property
+    def value(self) -> int:
+        return 0
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        made: Any = object.__new__(cls)
+        made._value_, made._name_ = value, None
+        return made
+
+
+class Tuned(Enum):
+    A = (440,)
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        made: Any = object.__new__(cls)
+        made._value_, made._name_ = value, "OTHER"
+        return made
+
+
+class Guarded(list[int]):
+    """
+    A list that no plain one is equal to.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Guarded) and list.__eq__(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Own(int):
+    """
+    A number that no plain one is equal to.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = int.__hash__
+
+
+class Seven(int):
+    def __int__(self) -> int:
+        return 7
+
+
+class Fifth(float):
+    def __float__(self) -> float:
+        return 0.2
+
+
+class Basket(dict[str, int]):
+    pass
+
+
+@attrs.frozen
+class Listed(list[int]):
+    name: str
+
+
+class Maybe(pydantic.RootModel[int | None]):
+    pass
 
 
 class Sku(str):
@@ -337,6 +425,9 @@ VALUES: list[tuple[Any, Any]] = [
     (UUID, UUID(int=7)),
     (bytes, b"\x00\xff"),
     (bytearray, bytearray(b"\x00\xff")),
+    (Path, Path("/a/b c")),
+    (Creature, Creature.DOG),
+    (Voiced, Voiced.ONE),
     (Size, Size.LARGE),
     (Colour, Colour.RED),
     (Level, Level.LOW),
@@ -361,6 +452,8 @@ VALUES: list[tuple[Any, Any]] = [
     (tuple, (1, "a")),
     (set[UUID], {UUID(int=1)}),
     (frozenset[str], frozenset({"a", "b"})),
+    (collections.deque[Decimal], collections.deque([Decimal("1.50")])),
+    (collections.deque, collections.deque([1, "a"])),
     (Sequence[int], (1, 2)),
     (Sequence[int], [1, 2]),
     (Collection[int], {1, 2}),
@@ -381,6 +474,7 @@ VALUES: list[tuple[Any, Any]] = [
     (dict[int | None, int], {None: 1, 2: 2}),
     (dict[OrderId, int], {OrderId("A-1"): 1}),
     (dict[date, int], {date(2026, 1, 1): 1}),
+    (dict[Path, int], {Path("a"): 1}),
     (dict, {"a": [1]}),
     (Mapping[str, int], {"a": 1}),
     (MutableMapping[str, int], {"a": 1}),
@@ -403,6 +497,7 @@ VALUES: list[tuple[Any, Any]] = [
     (float | str, math.nan),
     (Decimal | str, "1.50"),
     (Decimal | str, Decimal("1.50")),
+    (Path | str, Path("a")),
     (Decimal | UUID | datetime, UUID(int=3)),
     (list[int] | list[str], ["a"]),
     (list[int] | list[str], [1]),
@@ -795,13 +890,17 @@ BAD_VALUES: list[tuple[Any, Any, str, str]] = [
     (time, time(3, tzinfo=BERLIN), "", "a time of day in a zone"),
     (time, time(3, tzinfo=timezone(timedelta(microseconds=1))), "", "no whole number of seconds"),
     (datetime, datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1))), "", "no whole"),
+    (Path, PurePosixPath("a"), "", "expected Path, not PurePosixPath"),
     (bytes, bytearray(b"x"), "", "expected bytes, not bytearray"),
     (str, "\ud800", "", "surrogates not allowed"),
     (dict[str, str], {"\ud800": "x"}, "", "surrogates not allowed"),
     (list[str], ["a", "\ud800"], "[1]", "surrogates not allowed"),
     (dict[str, dict[str, str]], {"a b": {"c": "\ud800"}}, "['a b'].c", "surrogates not allowed"),
     (int, 10**5000, "", "Exceeds the limit"),
+    (int, Own(1), "", "Own 1 would come back as another int"),
     (Size, 2, "", "expected Size, not int"),
+    (Voiced, Voiced(3), "", "would come back as another Voiced"),
+    (Tuned, Tuned(441), "", "would come back as another Tuned"),
     (Literal["a", 1], True, "", "expected one of 'a', 1, not True"),
     (Literal["a"], [], "", "expected one of 'a'"),
     (Any, Decimal(1), "", "no declared type"),
@@ -812,6 +911,11 @@ BAD_VALUES: list[tuple[Any, Any, str, str]] = [
     (Shouted, Shouted("tea"), "", "would come back as another Shouted"),
     (list[int], (1,), "", "expected list, not tuple"),
     (list[int], [1, "2"], "[1]", "expected int, not str"),
+    (list[int], Guarded([1]), "", "Guarded would come back as another list"),
+    (collections.deque[int], collections.deque(["a"]), "[0]", "expected int, not str"),
+    (collections.deque[int], [1], "", "expected deque, not list"),
+    (collections.deque[int], collections.deque([1], 3), "", "a deque with a maxlen"),
+    (collections.deque, collections.deque([(1,)]), "[0]", "no declared type"),
     (Sequence[str], "text", "", "expected tuple or list, not str"),
     (tuple[int, str], (1,), "", "expected 2 items, not 1"),
     (tuple[int, str], [1, "a"], "", "expected tuple, not list"),
@@ -820,6 +924,8 @@ BAD_VALUES: list[tuple[Any, Any, str, str]] = [
     (dict[str, int], {1: 2}, "[1]", "expected str, not int"),
     (dict[str, int], [("a", 1)], "", "expected dict, not list"),
     (dict[bool, int], {True: "x"}, "[0][1]", "expected int, not str"),
+    (dict[Decimal, int], {Decimal("NaN"): 1, Decimal("nan"): 2}, "", "two of its keys"),
+    (Maybe | None, Maybe(None), "", "would come back as None"),
     (int | str, 1.5, "", "expected int | str, not float"),
     (list[int] | list[str], [None], "[0]", "expected str, not None"),
     (Card | Cash, Line("x"), "", "expected shop.card | Cash, not Line"),
@@ -866,6 +972,17 @@ def test_what_would_not_come_back_is_refused(
         (Handmade, "Handmade is a type the codec does not know"),
         (list[complex], "complex is a type the codec does not know"),
         (Callable[[], int], "is a type the codec does not know"),
+        (collections.defaultdict, r"does not know\. Declare dict\[\.\.\.\], and give it dict"),
+        (typing.DefaultDict[str, int], r"defaultdict\[str, int\] .* Declare dict"),  # noqa: UP006
+        (collections.ChainMap, "Declare dict"),
+        (typing.ChainMap[str, int], "Declare dict"),
+        (collections.UserDict, "Declare dict"),
+        (Basket, "Basket is a type the codec does not know. Declare dict"),
+        (collections.UserList, r"does not know\. Declare list\[\.\.\.\] or tuple"),
+        (collections.abc.Reversible[int], "Declare list"),
+        (range, "Declare list"),
+        (typing.SupportsInt, "SupportsInt is a type the codec does not know. Declare the class"),
+        (Listed, "Listed is a list: no field keeps what it holds"),
         (Callable[[Annotated[int, []]], int], "is a type the codec does not know"),
         (TypedDict("Made", {"by": Handmade}), "Handmade is a type the codec does not know"),
         (Literal["red", Colour.RED], "two values that are written alike"),
@@ -881,6 +998,54 @@ def test_a_type_that_could_not_be_read_is_not_written(codec: JSONCodec, kind: An
         with pytest.raises(EncodeError, match=reason) as refused:
             codec.encode(held)
         assert refused.value.path in (".value", ".value['by']")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        (dict[str, int], collections.defaultdict(int, a=1), {"a": 1}),
+        (dict[str, int], Basket(a=1), {"a": 1}),
+        (Mapping[str, int], collections.Counter("a"), {"a": 1}),
+        (tuple[int, str], Row(1, "a"), (1, "a")),
+        (Sequence[Any], Row(1, "a"), (1, "a")),
+    ],
+    ids=stable,
+)
+def test_a_collection_of_a_subclass_comes_back_as_what_the_field_declares(
+    codec: JSONCodec, kind: Any, value: Any, found: Any
+):
+    """
+    What is equal to one of the declared type may be given for it.
+    """
+    back = again(codec, holding(kind)(value)).value
+    assert exactly(found, back)
+    assert value == back
+
+
+@pytest.mark.parametrize("kind", [float, Decimal], ids=stable)
+def test_each_nan_in_a_set_is_one_of_its_own(codec: JSONCodec, kind: Any):
+    """
+    No two of them are equal, and so none of them is lost.
+    """
+    held = holding(frozenset[kind])(frozenset({kind("nan"), kind("nan")}))
+    assert 2 == len(again(codec, held).value)
+
+
+def test_a_number_is_written_as_what_it_is(codec: JSONCodec):
+    """
+    What a class derived from a number makes of itself does not matter.
+    """
+    assert 3 == again(codec, holding(int)(Seven(3))).value
+    assert 0.5 == again(codec, holding(float)(Fifth(0.5))).value
+
+
+def test_a_zone_from_a_file_of_ones_own_keeps_its_offset(codec: JSONCodec):
+    """
+    A zone whose name nobody else can look up goes without its name.
+    """
+    zone = ZoneInfo.from_file(open_zone(), key="Mars/Olympus")
+    when = datetime(2026, 7, 2, tzinfo=zone)
+    assert when == again(codec, holding(datetime)(when)).value
 
 
 def test_an_event_without_known_fields_is_refused(codec: JSONCodec):
@@ -996,6 +1161,113 @@ def test_what_holds_itself_is_refused(codec: JSONCodec):
     free.append(free)
     with pytest.raises(EncodeError, match="nested too deeply, or holds itself"):
         codec.encode(holding(Any)(free))
+
+
+@event
+class Folder:
+    above: Folder | None = None
+
+
+@event
+class Hall:
+    doors: tuple[Hall | Folder, ...] = ()
+
+
+class Crate(TypedDict, total=False):
+    within: Crate | None
+
+
+@event
+class Shipped:
+    crate: Crate
+    free: Any = None
+
+
+def lists(levels: int) -> Any:
+    return Shipped({}, nested(levels))
+
+
+def crates(levels: int) -> Any:
+    inner: Crate = {}
+    for _ in range(levels):
+        inner = {"within": inner}
+    return Shipped(inner)
+
+
+def folders(levels: int) -> Any:
+    inner = Folder()
+    for _ in range(levels):
+        inner = Folder(inner)
+    return inner
+
+
+def halls(levels: int) -> Any:
+    inner = Hall()
+    for _ in range(levels):
+        inner = Hall((inner,))
+    return inner
+
+
+def from_far_down(frames: int, do: Callable[[], Any]) -> Any:
+    return from_far_down(frames - 1, do) if frames else do()
+
+
+@pytest.mark.parametrize(
+    ("make", "levels", "path"),
+    [
+        (lists, 98, ".free"),
+        (crates, 98, ".crate"),
+        (folders, 99, ".above"),
+        (halls, 32, ".doors"),  # an array, its object and the name of the union's member
+    ],
+    ids=["free", "dicts", "objects", "union"],
+)
+def test_what_is_written_can_be_read_from_anywhere(
+    codec: JSONCodec, make: Callable[[int], Any], levels: int, path: str
+):
+    """
+    What is nested deeper than 100 levels is refused, for its reader's stack might be full.
+    """
+    happened = make(levels)
+    encoded = codec.encode(happened)
+    assert happened == from_far_down(300, lambda: codec.decode(*encoded))
+    with pytest.raises(EncodeError, match="nested deeper than 100 levels") as refused:
+        codec.encode(make(levels + 1))
+    assert path == refused.value.path
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "[{" * 200,
+        [["},{"]] * 200,
+        [{"a": {"b": [n]}} for n in range(200)],
+        {str(n): {"b": [n]} for n in range(200)},
+    ],
+    ids=["text", "texts", "list", "dict"],
+)
+def test_brackets_side_by_side_are_no_depth(codec: JSONCodec, value: Any):
+    """
+    An event may be as wide as it likes, and hold any text.
+    """
+    held = holding(Any)(value)
+    assert held == again(codec, held)
+    codec.know(str)
+    assert "[{" * 200 == again(codec, "[{" * 200)
+    assert Card("flat" * 100) == again(codec, Card("flat" * 100))
+
+
+def test_what_a_hook_writes_is_no_deeper_either(codec: JSONCodec):
+    """
+    A hook's own data is looked through as well, whatever it stands in.
+    """
+    codec.converter.register_unstructure_hook(Handmade, lambda value: value.a)
+    codec.converter.register_structure_hook(Handmade, lambda data, _: Handmade(data))
+    deep: Any = 1
+    for _ in range(101):
+        deep = (deep,)
+    with pytest.raises(EncodeError, match="Handmade cannot be stored: its JSON would be nested"):
+        codec.encode(Handmade(deep))
 
 
 BAD_DATA: list[tuple[Any, Any, str, str]] = [
@@ -1151,6 +1423,23 @@ def test_a_pydantic_field_that_cannot_be_written_is_named(codec: JSONCodec):
             codec.encode(scan)
         assert path == refused.value.path
     assert Scan(image=b"a") == again(codec, Scan(image=b"a"))
+
+
+def test_what_a_pydantic_model_works_out_is_not_compared(codec: JSONCodec):
+    """
+    A cached property is no field: whether it was asked for makes no difference.
+    """
+
+    class Squared(pydantic.BaseModel):
+        side: int
+
+        @functools.cached_property
+        def area(self) -> int:
+            return self.side**2
+
+    value = Squared(side=3)
+    assert 9 == value.area
+    assert value == again(codec, value)
 
 
 def test_a_pydantic_root_model_comes_back(codec: JSONCodec):
@@ -1570,6 +1859,54 @@ def test_a_hook_of_ones_own_goes_first(codec: JSONCodec):
     assert Handmade(2) == again(codec, Handmade(2))
 
 
+def test_a_hook_for_a_union_goes_first(codec: JSONCodec):
+    """
+    A union has one name and two hooks of the user's, and both are found.
+    """
+    configure_tagged_union(Card | Cash, codec.converter)
+    held = holding(Card | Cash)(Card("1"))
+    assert b'{"value":{"number":"1","_type":"Card"}}' == codec.encode(held).payload
+    assert held == again(codec, held)
+
+
+def test_a_hook_for_a_collection_goes_first(codec: JSONCodec):
+    """
+    What is refused for want of a hook is stored once there is one.
+    """
+    made = collections.defaultdict
+    codec.converter.register_unstructure_hook(made, dict)
+    codec.converter.register_structure_hook(made, lambda data, _: made(int, data))
+    held = holding(made)(made(int, a=1))
+    assert held == again(codec, held)
+
+
+@pytest.mark.parametrize(
+    ("key", "write", "is_stored"),
+    [
+        (UUID(int=3), lambda key: key.int, False),
+        (UUID(int=3), lambda key: key.hex, True),
+        (3, hex, False),
+        (3, lambda key: key + 1, True),
+    ],
+    ids=["number", "text", "text of a number", "number of a number"],
+)
+def test_a_hook_of_a_key_writes_what_a_key_can_be(
+    codec: JSONCodec, key: Any, write: Callable[[Any], Any], is_stored: bool
+):
+    """
+    Keys are text in JSON: what a hook writes otherwise could not be told apart when read.
+    """
+    codec.converter.register_unstructure_hook(type(key), write)
+    codec.converter.register_structure_hook(type(key), lambda *_: key)
+    held = holding(dict[type(key), str])({key: "a"})  # type: ignore[misc]
+    if is_stored:
+        assert held == again(codec, held)
+        return
+    with pytest.raises(EncodeError, match="a key is text in JSON, and its hook writes") as refused:
+        codec.encode(held)
+    assert f".value[{key!r}]" == refused.value.path
+
+
 def test_a_later_hook_replaces_the_one_built_in(codec: JSONCodec):
     """
     A hook for a type known already is used from then on.
@@ -1582,8 +1919,8 @@ def test_a_later_hook_replaces_the_one_built_in(codec: JSONCodec):
     assert held == again(codec, held)
 
 
-def nested(depth: int) -> list[Any]:
-    inner: list[Any] = [object()]
+def nested(depth: int, inmost: Any = 0) -> list[Any]:
+    inner: list[Any] = [inmost]
     for _ in range(depth):
         inner = [inner]
     return inner
@@ -1591,7 +1928,7 @@ def nested(depth: int) -> list[Any]:
 
 @pytest.mark.parametrize(
     "rubbish",
-    [{1, 2}, [object()], {"a": [1, object()]}, nested(250)],
+    [{1, 2}, [object()], {"a": [1, object()]}, nested(250, object())],
     ids=["set", "list", "dict", "nested"],
 )
 def test_a_hook_that_writes_no_json_is_found_out(codec: JSONCodec, rubbish: Any):
@@ -1843,6 +2180,19 @@ def test_a_wrapper_that_fails_is_told():
     broken = PayloadCodec(JSONCodec(), write=lambda payload: bytes(payload[10**6]), read=bytes)
     with pytest.raises(EncodeError, match="could not be wrapped: IndexError"):
         broken.encode(Card("1"))
+    texts: Any = PayloadCodec(JSONCodec(), write=bytes.decode, read=str.encode)  # type: ignore[arg-type]
+    with pytest.raises(EncodeError, match=r"wrapped: TypeError: .* not 'str'") as wrapped:
+        texts.encode(Card("1"))
+    assert Card("1") == wrapped.value.event
+
+
+def test_a_wrapper_may_write_any_kind_of_bytes():
+    """
+    What it makes is stored as bytes, whatever holds them.
+    """
+    codec = PayloadCodec(JSONCodec(), write=bytearray, read=bytes)
+    assert b'{"number":"1"}' == codec.encode(Card("1")).payload
+    assert bytes is type(codec.encode(Card("1")).payload)
 
 
 def test_a_codec_says_which_libraries_it_takes(monkeypatch: pytest.MonkeyPatch):

@@ -1,15 +1,16 @@
 """
 Collections: arrays, sets and mappings, of whatever their items are.
 
-Law: a collection comes back as the kind its field declares. Where that is an
-abstract one, the first kind of the table is an array and any other says its name:
-``{"list": [...]}``. What can be a key of a JSON object is one, and what cannot makes
-the mapping an array of pairs.
+Law: a collection comes back as the kind its field declares, and one of a subclass is
+written only if that is equal to it. Where the field declares an abstract kind, the
+first kind of the table is an array and any other says its name: ``{"list": [...]}``.
+What can be a key of a JSON object is one, and what cannot makes the mapping an array
+of pairs.
 """
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, abc
+from collections import Counter, OrderedDict, abc, deque
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,8 @@ __all__ = [
     "MAPPINGS",
     "Key",
     "array_hooks",
+    "deque_hooks",
+    "key_hooks",
     "mapping_hooks",
     "pair_hooks",
     "row_hooks",
@@ -36,6 +39,7 @@ ARRAYS: dict[Any, tuple[type, ...]] = {
     tuple: (tuple,),
     set: (set,),
     frozenset: (frozenset,),
+    deque: (deque,),
     abc.Sequence: (tuple, list),
     abc.Collection: (tuple, list, frozenset, set),
     abc.Iterable: (tuple, list, frozenset, set),
@@ -82,14 +86,31 @@ def array_hooks(
     return write, read
 
 
+def deque_hooks(item: Any, write_item: Writer, read_item: Reader) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of a `collections.deque`, which is an array as long as nothing bounds it.
+    """
+    write_items, read = array_hooks((deque,), item, write_item, read_item)
+
+    def write(value: Any) -> Any:
+        if isinstance(value, deque) and value.maxlen is not None:
+            raise MisfitError(
+                "a deque with a maxlen would come back without it. Declare a list or a tuple, "
+                "and give it what the deque holds"
+            )
+        return write_items(value)
+
+    return write, read
+
+
 def row_hooks(items: list[tuple[Any, Writer, Reader]]) -> tuple[Writer, Reader]:
     """
     Make the hooks of a tuple that declares a type for each of its places.
     """
 
-    def check(value: Any, kind: Any) -> None:
-        if not isinstance(value, kind):
-            raise MisfitError(f"expected {kind.__name__}, not {kind_of(value)}")
+    def check(value: Any, kind: type) -> None:
+        if type(value) is not kind:
+            _kind_among((kind,), value)
         if len(value) != len(items):
             raise MisfitError(f"expected {len(items)} items, not {len(value)}")
 
@@ -116,16 +137,33 @@ def row_hooks(items: list[tuple[Any, Writer, Reader]]) -> tuple[Writer, Reader]:
     return write, read
 
 
+def key_hooks(kind: type, write: Writer, read: Reader) -> tuple[Writer, Reader]:
+    """
+    Make the hooks of keys that are text, or whole numbers, which JSON has as text there.
+    """
+
+    def write_key(value: Any) -> Any:
+        data = write(value)
+        if type(data) is not kind:
+            raise MisfitError(f"a key is text in JSON, and its hook writes {kind_of(data)}")
+        return str(data)
+
+    def read_key(text: str, declared: Any) -> Any:
+        return read(int(text), declared)
+
+    return write_key, read if kind is str else read_key
+
+
 def mapping_hooks(
     kind: type,
     types: tuple[Any, Any],
-    writers: tuple[Writer, Writer],
-    readers: tuple[Reader, Reader],
+    keys: tuple[Writer, Reader],
+    items: tuple[Writer, Reader],
 ) -> tuple[Writer, Reader]:
     """
     Make the hooks of a mapping whose keys are written as text: a JSON object.
     """
-    (key_type, item_type), (write_key, write_item), (read_key, read_item) = types, writers, readers
+    (key_type, item_type), (write_key, read_key), (write_item, read_item) = types, keys, items
 
     def write(value: Any) -> Any:
         _kind_among((kind,), value)
@@ -136,6 +174,8 @@ def mapping_hooks(
                 data[write_key(key)] = write_item(each)
         except Exception as error:
             raise within(f"[{key!r:.100}]", error) from None
+        if len(data) != len(value):
+            raise MisfitError("two of its keys are written alike")
         return data
 
     def read(data: Any, _: Any) -> Any:
@@ -249,10 +289,15 @@ def _read_items(data: Any, item: Any, read_item: Reader) -> list[Any]:
     return items
 
 
-def _kind_among(kinds: tuple[type, ...], value: object) -> type:
+def _kind_among(kinds: tuple[type, ...], value: Any) -> type:
+    own: type = type_of(value)
+    if own in kinds:
+        return own
     for kind in kinds:
         if isinstance(value, kind):
-            return kind
+            if kind(value) == value:
+                return kind
+            raise MisfitError(f"{kind_of(value)} would come back as another {kind.__name__}")
     options = " or ".join(kind.__name__ for kind in kinds)
     raise MisfitError(f"expected {options}, not {kind_of(value)}")
 

@@ -3,15 +3,17 @@ The hooks of every type the codec knows, and the converter they are looked up in
 
 Law: a type's two hooks are made together, once, when it is first met; what cannot be
 read back has no writing hook either. Hooks of inner types are always looked up in the
-converter, so that a user's own hook is found wherever its type turns up.
+converter, so that a user's own hook is found wherever its type turns up; none of those
+that cattrs brings along ever is, for they check nothing.
 """
 
 from __future__ import annotations
 
 import typing
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
+from pathlib import Path
 from threading import local
 from typing import Any, NoReturn
 
@@ -51,7 +53,9 @@ Pair = tuple[Writer, Reader]
 Maker = Callable[[Any], Pair]
 SCALARS = scalar_hooks()
 # cattrs dispatches these, and all classes derived from them, before it asks anybody else.
-_SETTLED = (str, bytes, int, float, Enum)
+_SETTLED = (str, bytes, int, float, Enum, Path)
+# What instances of classes derived from these hold is in no field.
+_HOLDERS = {*SCALARS, list, set, frozenset, deque, dict}
 
 
 class _Later:
@@ -85,17 +89,17 @@ class Hooks:
     """
 
     def __init__(self) -> None:
-        self.converter = cattrs.Converter(
-            unstructure_fallback_factory=_unknown, structure_fallback_factory=_unknown
-        )
+        self.converter = cattrs.Converter()
         self._made: dict[Any, Pair] = {}
         self._under_way = _UnderWay()
         converter: Any = self.converter
         for kind in _SETTLED:
             converter.register_structure_hook(kind, self._read_settled)
             converter.register_unstructure_hook(kind, self._write_settled)
-        converter.register_unstructure_hook_factory(self._is_ours, self._own_writer)
-        converter.register_structure_hook_factory(self._is_ours, self._own_reader)
+        # Of users: cattrs keeps what reads a union apart, and looks there after all the rest.
+        self._given_unions: dict[Any, Any] = converter._union_struct_registry
+        converter.register_unstructure_hook_factory(_every_type, self._own_writer)
+        converter.register_structure_hook_factory(self._is_read_here, self._own_reader)
 
     def forget(self) -> None:
         """
@@ -169,8 +173,8 @@ class Hooks:
             _unknown(kind)
         return maker(kind)
 
-    def _is_ours(self, kind: Any) -> bool:
-        return self._maker_of(kind) is not None
+    def _is_read_here(self, kind: Any) -> bool:
+        return not (is_hashable(kind) and kind in self._given_unions)
 
     def _write_settled(self, value: Any) -> Any:
         return self.pair(type(value))[0](value)
@@ -190,6 +194,8 @@ class Hooks:
             return self._union
         if origin is typing.Literal:
             return lambda kind: literal_hooks(typing.get_args(kind), self.writer)
+        if isinstance(kind, type) and issubclass(kind, Enum):  # of a dataclass, perhaps
+            return enum_hooks
         if is_model(kind):
             return model_hooks
         if has_fields(kind):
@@ -200,15 +206,9 @@ class Hooks:
             return self._array
         if origin in collections.MAPPINGS:
             return self._mapping
-        return self._derived_maker(kind) if isinstance(kind, type) else None
-
-    def _derived_maker(self, kind: type) -> Maker | None:
-        if issubclass(kind, Enum):
-            return enum_hooks
-        base = next((base for base in kind.__mro__ if base in SCALARS), None)
-        if base is None:
-            return None
-        return lambda kind: subclass_hooks(kind, *SCALARS[base])
+        bases: tuple[type, ...] = kind.__mro__ if isinstance(kind, type) else ()
+        base = next((base for base in bases if base in SCALARS), None)
+        return None if base is None else lambda kind: subclass_hooks(kind, *SCALARS[base])
 
     # -- the makers --------------------------------------------------------------------------
 
@@ -219,6 +219,8 @@ class Hooks:
 
     def _object(self, kind: Any) -> Pair:
         cls = typing.get_origin(kind) or kind
+        for base in _HOLDERS.intersection(cls.__mro__):
+            raise MisfitError(f"{cls.__name__} is a {base.__name__}: no field keeps what it holds")
         forbids = bool(getattr(self.converter, "forbid_extra_keys", False))
         writers: list[tuple[Field, Writer, bool]] = []
         readers: list[tuple[Field, Reader, bool]] = []
@@ -256,6 +258,8 @@ class Hooks:
                 [(each, self.writer(each), self.reader(each)) for each in items]
             )
         item = items[0] if items else Any
+        if origin is deque:
+            return collections.deque_hooks(item, self.writer(item), self.reader(item))
         kinds = collections.ARRAYS[origin]
         return collections.array_hooks(kinds, item, self.writer(item), self.reader(item))
 
@@ -263,20 +267,12 @@ class Hooks:
         made = collections.MAPPINGS[typing.get_origin(kind) or kind]
         key, *rest = typing.get_args(kind) or (str, Any)
         item = int if made is Counter else rest[0]
-        writers = self._key_writer(key), self.writer(item)
-        readers = self._key_reader(key), self.reader(item)
+        keys, items = (self.writer(key), self.reader(key)), (self.writer(item), self.reader(item))
         if is_text(key):
-            return collections.mapping_hooks(made, (key, item), writers, readers)
-        row = zip((key, item), writers, readers, strict=True)
-        return collections.pair_hooks(made, *collections.row_hooks(list(row)))
-
-    def _key_writer(self, key: Any) -> Writer:
-        write = self.writer(key)
-        return (lambda value: str(write(value))) if bare(key) is int else write
-
-    def _key_reader(self, key: Any) -> Reader:
-        read = self.reader(key)
-        return (lambda text, kind: read(int(text), kind)) if bare(key) is int else read
+            keys = collections.key_hooks(int if bare(key) is int else str, *keys)
+            return collections.mapping_hooks(made, (key, item), keys, items)
+        row = collections.row_hooks([(key, *keys), (item, *items)])
+        return collections.pair_hooks(made, *row)
 
     def _union(self, kind: Any) -> Pair:
         members = members_of(kind)
@@ -324,8 +320,18 @@ class GivenHooks:
         return self.converter.get_structure_hook(kind, cache_result=False)
 
 
+def _every_type(_: Any) -> bool:
+    return True
+
+
 def _unknown(kind: Any) -> NoReturn:
+    cure = "Declare the class with @event or as a dataclass"
+    origin = typing.get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        cure = "Declare dict[...], and give it dict(value)"
+    elif isinstance(origin, type) and issubclass(origin, Iterable):
+        cure = "Declare list[...] or tuple[...], and give it the items"
     raise MisfitError(
-        f"{spelled(kind)} is a type the codec does not know. Declare the class with @event or "
-        f"as a dataclass, or register a structure and an unstructure hook on codec.converter"
+        f"{spelled(kind)} is a type the codec does not know. {cure}, or register a structure "
+        f"and an unstructure hook on codec.converter"
     )

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["JSONCodec"]
 
-# Deeper than this no library here writes JSON.
-_DEEPEST = 200
+# How many brackets of JSON may stand around a value. To read one level takes up to six
+# frames of the stack, and Python allows for a thousand.
+_DEEPEST = 100
+# What a hook may write for them, beside lists and dicts.
+_CONTAINERS = (dict, list, tuple)
 
 
 class JSONCodec:
@@ -39,6 +42,9 @@ class JSONCodec:
     ``TypedDict`` and such classes again. A value that is not of its field's declared type
     is refused when it is written, not when it is read; and so is an instance that its
     constructor, with converters and validators, would not make again of its fields.
+
+    An event is written down to 100 levels of JSON, so that it can be read again wherever
+    the reader stands; what is nested deeper is refused.
 
     Times keep their offset and a `zoneinfo.ZoneInfo` its name; the *fold* of a time
     without a zone is not kept. Infinite floats and nan are text, for JSON has none.
@@ -89,7 +95,8 @@ class JSONCodec:
         Write an event; its class is known from then on.
 
         Raises:
-            EncodeError: A value is not of its field's type, or no hook writes it.
+            EncodeError: A value is not of its field's type, no hook writes it, or it is
+                nested too deeply.
             DeclarationError: Another live class has its name and version.
         """
         try:
@@ -97,9 +104,12 @@ class JSONCodec:
             name, version, write = self._writers.get(cls) or self._learn(cls)
             data = write(event)
             try:
-                return Encoded(name, version, self._to_json(data))
+                payload = self._to_json(data)
             except Exception as error:
                 raise _unwritable(data, self._to_json, error) from error
+            if len(payload) > 2 * _DEEPEST:  # one that is shorter has not so many brackets
+                _refuse_depth(data, payload)
+            return Encoded(name, version, payload)
         except DeclarationError:
             raise
         except Exception as error:
@@ -218,6 +228,36 @@ def _stepped(step: Any, data: Any) -> Any:
     return made
 
 
+def _refuse_depth(data: Any, payload: bytes) -> None:
+    """
+    Refuse what is nested deeper than a reader's stack is sure to hold.
+
+    Brackets are counted first, which is quick: those that close where another one opens,
+    as between the items of a list, are as many levels fewer.
+    """
+    if payload.find(b"{", 1) < 0 and payload.find(b"[") < 0:
+        return
+    opened = payload.count(b"{") + payload.count(b"[")
+    if opened <= _DEEPEST or opened - payload.count(b"},{") - payload.count(b"],[") <= _DEEPEST:
+        return
+    if _is_deeper(data, _DEEPEST):
+        found = (step for step, child in _children(data) if _is_deeper(child, _DEEPEST - 1))
+        reason = f"its JSON would be nested deeper than {_DEEPEST} levels, and might not be read"
+        raise MisfitError(reason, path=next(found, ""))
+
+
+def _is_deeper(data: Any, levels: int) -> bool:
+    layer: list[Any] = [data]
+    for _ in range(levels):
+        layer = [
+            child
+            for each in layer
+            if issubclass(type_of(each), _CONTAINERS)
+            for child in (each.values() if issubclass(type_of(each), dict) else each)
+        ]
+    return any(issubclass(type_of(each), _CONTAINERS) for each in layer)
+
+
 def _unwritable(data: Any, to_json: Write, error: Exception) -> Exception:
     """
     Find in plain *data* what no JSON can be made of.
@@ -233,14 +273,19 @@ def _unwritable(data: Any, to_json: Write, error: Exception) -> Exception:
 
 
 def _broken_children(data: Any, to_json: Write) -> Iterator[tuple[str, Any, Exception]]:
-    kind = type_of(data)
-    pairs: Any = data.items() if kind is dict else enumerate(data) if kind is list else ()
-    for key, child in pairs:
+    for step, child in _children(data):
         try:
             to_json(child)
         except Exception as error:
-            is_name = isinstance(key, str) and key.isidentifier()
-            yield (f".{key}" if is_name else f"[{key!r:.100}]"), child, error
+            yield step, child, error
+
+
+def _children(data: Any) -> Iterator[tuple[str, Any]]:
+    kind = type_of(data)
+    pairs: Any = data.items() if kind is dict else enumerate(data) if kind is list else ()
+    for key, child in pairs:
+        is_name = isinstance(key, str) and key.isidentifier()
+        yield (f".{key}" if is_name else f"[{key!r:.100}]"), child
 
 
 def _unknown(name: str, version: int, versions: list[int]) -> DecodeError:

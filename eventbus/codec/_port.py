@@ -106,7 +106,7 @@ class PayloadCodec:
 
     Args:
         codec: The codec inside.
-        write: From the payload of the codec inside to what is stored.
+        write: From the payload of the codec inside to what is stored, bytes again.
         read: Back. What it raises becomes a `DecodeError`.
 
     .. versionadded:: 0.1
@@ -129,7 +129,9 @@ class PayloadCodec:
         """
         inner = self.codec.encode(event)
         try:
-            return Encoded(inner.name, inner.version, self._write(inner.payload))
+            written: Any = self._write(inner.payload)
+            payload = written if type(written) is bytes else bytes(memoryview(written))
+            return Encoded(inner.name, inner.version, payload)
         except Exception as error:
             raise EncodeError(
                 f"the payload of {inner.name} could not be wrapped: {_spelled(error)}", event=event

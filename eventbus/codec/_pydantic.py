@@ -102,9 +102,12 @@ def _changed(value: Any, twin: Any) -> MisfitError:
 def _held_by(model: Any) -> dict[str, Any]:
     """
     Return all that pydantic compares: fields, extra values and private attributes.
+
+    What else a model keeps are properties that it has worked out from them.
     """
+    fields = type_of(model).model_fields
     return {
-        **model.__dict__,
+        **{name: each for name, each in model.__dict__.items() if name in fields},
         **(model.__pydantic_extra__ or {}),
         **(model.__pydantic_private__ or {}),
     }

@@ -12,7 +12,7 @@ back is equal to it. What one entry of the table writes, its other half reads.
 ``Decimal``                its text, digits and exponent kept: ``"1.50"``
 ``datetime date time``     ISO 8601; a named zone follows in brackets (RFC 9557)
 ``timedelta``              ISO 8601: ``"P1DT0.5S"``, ``"-PT3600S"``
-``UUID``                   its canonical text
+``UUID Path``              its text
 ``bytes bytearray``        base64 (RFC 4648, section 4)
 an enum                    the member's value if all values are text or all are whole
                            numbers, otherwise its name
@@ -27,8 +27,9 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, Flag
-from functools import partial
+from functools import lru_cache, partial
 from math import isfinite
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -51,13 +52,13 @@ Writer = Callable[[Any], Any]
 Reader = Callable[[Any, Any], Any]
 
 _DURATION = re.compile(r"(-?)P(?:(\d+)D)?(?:T(?:(\d+)(?:\.(\d{6}))?S)?)?")
-_NOT_FINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
+_NOT_FINITE = ("nan", "inf", "-inf")
 
 
 # -- what JSON has ---------------------------------------------------------------------------
 
 
-def native_hooks(kind: type) -> tuple[Writer, Reader]:
+def native_hooks(kind: Any) -> tuple[Writer, Reader]:
     """
     Make the hooks of text, whole numbers or booleans, which JSON has itself.
     """
@@ -66,7 +67,12 @@ def native_hooks(kind: type) -> tuple[Writer, Reader]:
         if type(value) is kind:
             return value
         if isinstance(value, kind):  # a subclass, an enum's member among them
-            return kind.__str__(value) if kind is str else kind(value)
+            base = str.__str__(value) if kind is str else int.__int__(value)
+            if base == value:
+                return base
+            raise MisfitError(
+                f"{kind_of(value)} {value!r:.100} would come back as another {kind.__name__}"
+            )
         raise MisfitError(f"expected {kind.__name__}, not {kind_of(value)}")
 
     def read(data: Any, _: Any) -> Any:
@@ -85,7 +91,7 @@ def write_float(value: Any) -> Any:
         if type(value) is not int or float(value) != value:
             raise MisfitError(f"expected float, not {kind_of(value)} {value!r}"[:200])
         return float(value)
-    number = value if type(value) is float else float(value)
+    number = value if type(value) is float else float.__float__(value)
     return number if isfinite(number) else repr(number)
 
 
@@ -96,7 +102,7 @@ def read_float(data: Any, _: Any) -> Any:
     if type(data) is float or type(data) is int:
         return float(data)
     if type(data) is str and data in _NOT_FINITE:
-        return _NOT_FINITE[data]
+        return float(data)  # each nan a key of its own
     raise MisfitError(f"expected float, not {kind_of(data)}")
 
 
@@ -155,7 +161,16 @@ def _write_datetime(value: datetime) -> str:
         return text
     _refuse_fraction(value.utcoffset())
     key = zone.key if isinstance(zone, ZoneInfo) else None
-    return f"{text}[{key}]" if key else text
+    return f"{text}[{key}]" if key and _is_found(key) else text
+
+
+@lru_cache(1000)
+def _is_found(key: str) -> bool:
+    try:
+        ZoneInfo(key)
+    except (ValueError, LookupError, OSError):  # the key of a file of one's own
+        return False
+    return True
 
 
 def _read_datetime(text: str) -> datetime:
@@ -224,6 +239,7 @@ TEXTS: dict[type, tuple[Callable[[Any], str], Callable[[str], Any]]] = {
     time: (_write_time, time.fromisoformat),
     timedelta: (_write_timedelta, _read_timedelta),
     UUID: (str, UUID),
+    Path: (str, Path),
     bytes: (_write_bytes, _read_bytes),
     bytearray: (_write_bytes, _read_bytearray),
 }
@@ -295,18 +311,23 @@ def enum_hooks(kind: type[Enum]) -> tuple[Writer, Reader]:
     """
     Make the hooks of an enum: by value where the values are plain, otherwise by name.
     """
-    values = [member.value for member in kind.__members__.values()]
+    # `value` and `name` may be properties of the enum's own.
+    values = [member._value_ for member in kind.__members__.values()]
     by_value = issubclass(kind, Flag) or any(
         all(type(value) is plain_kind for value in values) for plain_kind in (str, int)
     )
     known = {
-        member.value if by_value else name: member for name, member in kind.__members__.items()
+        member._value_ if by_value else name: member for name, member in kind.__members__.items()
     }
 
     def write(value: Any) -> Any:
         if not isinstance(value, kind):
             raise MisfitError(f"expected {kind.__name__}, not {kind_of(value)}")
-        return value.value if by_value else value.name
+        data = value._value_ if by_value else value._name_
+        # What is not among the members are flags together, or what the enum has made up.
+        if known.get(data) is not value and not (by_value and kind(data) == value):
+            raise MisfitError(f"{value!r:.100} would come back as another {kind.__name__}")
+        return data
 
     def read(data: Any, _: Any) -> Any:
         if isinstance(data, str | int) and data in known and type(data) is not bool:

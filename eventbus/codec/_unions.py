@@ -78,7 +78,12 @@ def optional_hooks(kind: Any, write: Writer, read: Reader) -> tuple[Writer, Read
     """
 
     def write_some(value: Any) -> Any:
-        return None if value is None else write(value)
+        if value is None:
+            return None
+        data = write(value)
+        if data is None:
+            raise MisfitError(f"{kind_of(value)} {value!r:.100} would come back as None")
+        return data
 
     def read_some(data: Any, _: Any) -> Any:
         return None if data is None else read(data, kind)
