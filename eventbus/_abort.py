@@ -9,6 +9,7 @@ would ever hear of it.
 from __future__ import annotations
 
 import sys
+import threading
 from typing import Any
 
 from eventbus.errors import HandlerAbortedError
@@ -25,11 +26,18 @@ def running_loop() -> Any:
     return None if find is None else find()
 
 
-def concerns_caller(error: BaseException) -> bool:
+def concerns_caller(error: BaseException, *, is_awaited: bool = True) -> bool:
     """
     Whether *error*, raised by a handler, is no failure of it: it ends who called it.
+
+    Where nobody waits for what was called, only the program's interruption is nobody's
+    failure, and the end of the task.
     """
-    return not (isinstance(error, Exception) or _is_stray_cancellation(error))
+    if isinstance(error, Exception) or _is_stray_cancellation(error):
+        return False
+    if is_awaited or is_cancellation(error):
+        return True
+    return isinstance(error, KeyboardInterrupt) and _is_main_thread()
 
 
 def as_failure(error: BaseException, subscription: str) -> Exception:
@@ -38,11 +46,17 @@ def as_failure(error: BaseException, subscription: str) -> Exception:
     """
     if isinstance(error, Exception):
         return error
-    failure = HandlerAbortedError(
-        f"{subscription} ended with a cancellation, and nobody has cancelled who called it: what "
-        f"it waited for was cancelled. Catch asyncio.CancelledError around that.",
-        subscription=subscription,
-    )
+    if is_cancellation(error):
+        why = (
+            "a cancellation, and nobody has cancelled who called it: what it waited for was "
+            "cancelled. Catch asyncio.CancelledError around that."
+        )
+    else:
+        why = (
+            f"{error!r}, which is for programs and tasks to end with: raise an Exception to fail, "
+            f"or GiveUp to fail for good"
+        )
+    failure = HandlerAbortedError(f"{subscription} ended with {why}", subscription=subscription)
     failure.__cause__ = error
     return failure
 
@@ -53,6 +67,10 @@ def is_cancellation(error: BaseException) -> bool:
     """
     asyncio: Any = sys.modules.get("asyncio")
     return asyncio is not None and isinstance(error, asyncio.CancelledError)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _is_stray_cancellation(error: BaseException) -> bool:

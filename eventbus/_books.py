@@ -253,11 +253,11 @@ class Books:
             each for each in self.begin if each.key != entry.key or not self.is_behind(each)
         ]
 
-    def take_up(self, key: str, entries: Collection[Entry]) -> None:
+    def take_up(self, keys: Collection[str], entries: Collection[Entry]) -> None:
         """
-        Note that no letter holds *key* any more, and that *entries* are in the store.
+        Note that no letter holds *keys* any more, and that *entries* are in the store.
         """
-        self.dead_keys.discard(key)
+        self.dead_keys.difference_update(keys)
         self._wait_again(entries)
 
     def put_back(self, entry: Entry) -> None:

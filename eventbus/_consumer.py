@@ -9,24 +9,25 @@ its lease forgets what it has, for it is somebody else's now.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from eventbus._books import Books
 from eventbus._entry import Entry, entry_of, readied
 from eventbus._filling import PAGE, Filling
-from eventbus._hearing import HELD, State, entry_of_job
+from eventbus._hearing import State, entry_of_job
 from eventbus._insight import DurableStats
 from eventbus._logger import logger
-from eventbus._owner import owner
-from eventbus.errors import DeadLetterNotFoundError, LeaseLostError
-from eventbus.kept_letters import KeptLetter, Selection
-from eventbus.progress import Lease, Step, Transaction
+from eventbus.errors import LeaseLostError
+from eventbus.kept_letters import Selection
+from eventbus.progress import Lease, Transaction
 
 __all__ = ["Consumer", "State"]
 
 _UNSAVED = 0.2  # seconds until the store learns that nothing was its business
 _LOOK = 1.0  # seconds between two looks whether a letter is gone that has stopped it
+_KEYS = 64  # keys that are taken up in one transaction
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two tries of a store that fails
 
 
@@ -129,7 +130,6 @@ class Consumer(Filling):
         if self.state == "stopped" and not self.is_closing:
             self._look_whether_to_go_on(now)
         if self.hands_out and not self.queue.is_paused:
-            self._look_for_free_keys(now)
             self._size_up(now)
             self._read_on()
             self._choose()
@@ -137,9 +137,13 @@ class Consumer(Filling):
         else:
             books.put_off()
         self._listen()  # what was given up while it was read
-        if not books.has_news and not self._has_to_save(now):
-            return heard
-        lease = self.lease
+        if books.has_news or self._has_to_save(now):
+            self._write(now)
+            heard = True
+        return self._look_for_free_keys(now) or heard
+
+    def _write(self, now: float) -> None:
+        books, lease = self._books, self.lease
         assert lease is not None
         advance = self._store.progress.advance(lease, books.step())
         kept, begun = books.kept(advance), books.written(advance)
@@ -150,40 +154,51 @@ class Consumer(Filling):
         for entry, letter in kept:
             assert entry.receipt is not None
             self.delivery.kept(entry.receipt, letter)
-        return True
 
-    def _look_for_free_keys(self, now: float) -> None:
+    def _look_for_free_keys(self, now: float) -> bool:
         """
-        Take up again what waits behind letters that are gone.
+        Take up again what waits behind letters that are gone; whether there was any.
+
+        One question for all keys, and none while nothing is written: many may be held long.
         """
         books = self._books
-        if not books.dead_keys or now < self._look_at or books.has_news:
-            return
-        self._look_at = now + _LOOK
-        for key in sorted(books.dead_keys - books.keys_in_hand()):
-            letters = self._store.letters.query(
-                Selection(subscription=self.name, key=key, holds_key=True)
-            )
-            # What was edited is for a redrive: the log, which is read here, has the original.
-            if all(each.reason == HELD and each.edited is None for each in letters):
-                with suppress(DeadLetterNotFoundError):  # discarded meanwhile: at the next look
-                    self._take_up(key, letters)
+        is_ready = books.dead_keys and not books.has_news
+        is_ready = is_ready and self.hands_out and not self.queue.is_paused
+        if not is_ready or not self._has_changed(now):
+            return False
+        free = books.dead_keys - self._store.letters.stuck_keys(self.name)
+        taken = self._take_up(sorted(free - books.keys_in_hand()))
+        if taken:
+            self._look_at = now  # the rest in the next turn: others want theirs
+        if len(taken) < len(free):
+            self._seen_changes = None  # a claim may run out, of which no change tells
+        return bool(taken)
 
-    def _take_up(self, key: str, letters: list[KeptLetter]) -> None:
+    def _has_changed(self, now: float) -> bool:
         """
-        Let what was held wait for its turn again, unless somebody is redriving it.
+        Whether it is time to look, and something was written since the last look.
         """
-        mine, now, kept = owner(), self._clock.time(), self._store.letters
-        if not all(kept.claim(each.id, owner=mine, ttl=_LOOK, now=now) for each in letters):
-            return
-        lease, offsets = self.lease, [each.record.offset for each in letters]
+        if now < self._look_at:
+            return False
+        self._look_at, changes = now + _LOOK, self._store.log.changes()
+        has_changed, self._seen_changes = changes != self._seen_changes, changes
+        return has_changed
+
+    def _take_up(self, keys: Sequence[str]) -> Collection[str]:
+        """
+        Let what was held wait for its turn again, but not what somebody is redriving.
+        """
+        lease, now = self.lease, self._clock.time()
         assert lease is not None
-        if letters:
-            gone = [each.id for each in letters]
-            self._store.progress.advance(lease, Step(gone=gone, waiting=offsets))
-        self._books.take_up(
-            key, [Entry(each, is_pending=True, epoch=self._epoch) for each in offsets]
-        )
+        for start in range(0, len(keys), _KEYS):
+            some = keys[start : start + _KEYS]
+            taken = self._store.progress.take_up(lease, some, now=now)
+            if taken:
+                offsets = sorted(each for held in taken.values() for each in held)
+                entries = [Entry(each, is_pending=True, epoch=self._epoch) for each in offsets]
+                self._books.take_up(taken, entries)
+                return taken
+        return ()
 
     def _has_to_save(self, now: float) -> bool:
         if not self._books.unsaved:
@@ -245,15 +260,16 @@ class Consumer(Filling):
         self.state, self.why = "stopped" if is_stopped else "consuming", None
 
     def _has_letters(self) -> bool:
-        return self._store.letters.count(Selection(subscription=self.name)) > 0
+        return bool(self._store.letters.query(Selection(subscription=self.name), limit=1))
 
     def _look_whether_to_go_on(self, now: float) -> None:
         """
         Go on once the letters are gone for which the subscription has stopped.
         """
         if self.why is None and now >= self._look_at:
-            self._look_at = now + _LOOK
-            if not self._books.has_news and not self._has_letters():
+            self._look_at, books = now + _LOOK, self._books
+            # The letter may not be kept yet, or not be told of: then its event is in hand.
+            if not books.in_hand and not books.has_news and not self._has_letters():
                 self.state = "consuming"
 
     # -- trouble, and the end ------------------------------------------------------------------
@@ -281,7 +297,7 @@ class Consumer(Filling):
         self._books = books
         self._epoch += 1
         self._told.clear()
-        self._dead_end = None
+        self._dead_end = self._seen_changes = None
 
     def go_on(self) -> None:
         """

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
+import attrs
+
 from eventbus._logger import logger
 from eventbus._receipt import Receipt
-from eventbus.event_log import stream_of
+from eventbus.event_log import Record, stream_of
 
 __all__ = ["Block", "Deferred", "in_common", "keep", "let_go", "open_block", "or_let_go", "unheard"]
 
@@ -39,6 +42,7 @@ class Deferred:
 
     Attributes:
         is_over: Whether the block has ended.
+        is_plain: It was entered by ``with``, and its end cannot await.
         root: The outermost block around it, or itself.
     """
 
@@ -51,7 +55,7 @@ class Deferred:
         is_logged: bool = False,
     ) -> None:
         self.is_logged = is_logged
-        self.is_over = False
+        self.is_over = self.is_plain = False
         self.root: Deferred = self if outer is None else outer.root
         self._outer = outer
         self._publish = publish
@@ -59,6 +63,7 @@ class Deferred:
         self._lock = Lock()
         self._receipts: list[Receipt] = []
         self._has_versions = False
+        self._stream = _Stream()  # of those that wait, as far as one has looked
 
     @property
     def open(self) -> Deferred | None:
@@ -79,10 +84,9 @@ class Deferred:
         """
         if self._has_versions or any(map(_has_version, receipts)):
             with self._lock:
-                all_of_them = (*self._receipts, *receipts)
-            written = [each for each in all_of_them if _is_stored_then(each)]
-            in_common(written)
-            stream_of([(each.options or {})["record"] for each in written])
+                self._stream.take(self._receipts[self._stream.taken :])
+                stream = copy(self._stream)
+            stream.take(receipts)
 
     def add(self, *receipts: Receipt) -> bool:
         """
@@ -104,6 +108,7 @@ class Deferred:
         with self._lock:
             waits = any(each is receipt for each in self._receipts)
             self._receipts = [each for each in self._receipts if each is not receipt]
+            self._stream = _Stream()
         if waits:
             let_go(receipt)
         return waits
@@ -169,6 +174,11 @@ class Block:
         self._entered: list[tuple[Deferred, Mapping[Any, Deferred]]] = []
 
     def __enter__(self) -> Deferred:
+        deferred = self._enter()
+        deferred.is_plain = True
+        return deferred
+
+    def _enter(self) -> Deferred:
         around = deferring.get()
         deferred = self._make(open_block(self._bus))
         self._entered.append((deferred, around))
@@ -180,7 +190,7 @@ class Block:
             deferred.publish()
 
     async def __aenter__(self) -> Deferred:
-        return self.__enter__()
+        return self._enter()
 
     async def __aexit__(self, kind: object, *_: object) -> None:
         if (deferred := self._to_be_published(kind)) is not None:
@@ -277,20 +287,66 @@ def in_common(receipts: Sequence[Receipt]) -> Mapping[str, Any]:
         TypeError: Only some ask for it.
         ValueError: What they ask for cannot be true of one stream.
     """
-    asked = [(each.options or {}).get("expected_version") for each in receipts]
-    given = [each for each in asked if each is not None]
-    if not given:
-        return {}
-    if len(given) < len(asked):
-        raise TypeError("expected_version= in bus.deferred() is given to all events, or to none")
-    before = first = given[0]
-    for position, version in enumerate(given):
-        # Each may count those before it, as it would outside, or be part of a batch.
-        if version not in {before, first + position}:
+    versions = _Versions()
+    for each in receipts:
+        versions.add((each.options or {}).get("expected_version"))
+    return {} if versions.first is None else {"expected_version": versions.first}
+
+
+@attrs.define
+class _Versions:
+    """
+    What the events of a block ask of the version of their stream, one after the other.
+    """
+
+    first: int | None = None
+    _before: int | None = None
+    _count: int = 0
+
+    def add(self, version: int | None) -> None:
+        if self._count == 0:
+            self.first = version
+        elif (version is None) is not (self.first is None):
+            raise TypeError(
+                "expected_version= in bus.deferred() is given to all events, or to none"
+            )
+        elif self.first is not None and version not in (self._before, self.first + self._count):
+            # Each may count those before it, as it would outside, or be part of a batch.
             raise ValueError(
                 f"expected_version={version} in bus.deferred() cannot be: the block begins at "
-                f"{first}, and {position} of its events come before. Give {first + position}, "
-                f"or one stream a block of its own."
+                f"{self.first}, and {self._count} of its events come before. "
+                f"Give {self.first + self._count}, or one stream a block of its own."
             )
-        before = version
-    return {"expected_version": first}
+        self._before = version
+        self._count += 1
+
+
+@attrs.define
+class _Stream:
+    """
+    The one stream of a block: what is added to it is looked at once.
+
+    Attributes:
+        taken: How many publishes it has looked at.
+    """
+
+    taken: int = 0
+    _versions: _Versions = attrs.field(factory=_Versions)
+    _record: Record | None = None
+
+    def __copy__(self) -> _Stream:
+        return _Stream(self.taken, copy(self._versions), self._record)
+
+    def take(self, receipts: Sequence[Receipt]) -> None:
+        """
+        Look at more of them; what could not be stored with those before is refused.
+        """
+        for receipt in receipts:
+            if _is_stored_then(receipt):
+                options = receipt.options or {}
+                self._versions.add(options.get("expected_version"))
+                record: Record = options["record"]
+                if self._versions.first is not None:
+                    stream_of([record if self._record is None else self._record, record])
+                self._record = record
+            self.taken += 1

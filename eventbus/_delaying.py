@@ -1,12 +1,13 @@
 """
-How a publish that was prepared is run: now, or when it is due.
+How a publish is prepared that is more than calls: logged first, put off, or held back.
 
-Law: whoever runs a publish stands here, apart from the fast path of the verbs. One that
-is due later is published by the handlers there are then, with the facts of the call.
+Law: what could not be done later is refused now. What waits for the end of a block, for a
+commit or for its moment is written down here, and run in `_due`.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,16 +15,12 @@ from typing import Any
 
 from eventbus._abort import running_loop
 from eventbus._deferred import Block, Deferred, in_common, keep, let_go, open_block, or_let_go
-from eventbus._dispatch import adispatch, adispatch_concurrently, dispatch
-from eventbus._envelope import here
+from eventbus._due import Due
 from eventbus._logger import logger
-from eventbus._postponed import Postponed, moment_of
+from eventbus._postponed import moment_of
 from eventbus._publisher import refuse_loop
 from eventbus._receipt import Receipt, lender
-from eventbus._redriving import Redriving
 from eventbus._route import Route
-from eventbus._verdict import Trial
-from eventbus._write_off import write_off
 from eventbus.errors import UncommittedError
 
 __all__ = ["Delaying"]
@@ -31,14 +28,16 @@ __all__ = ["Delaying"]
 # The options that only a log can do something about.
 _STORED = frozenset({"connection", "expected_version"})
 
+_ENTER_ASYNC = "Enter the block by `async with bus.deferred():`."
+
 Options = Mapping[str, Any]
 Batch = Sequence[tuple[object, Route, Options]]
 Prepared = Iterator[tuple[Receipt, Route]]
 
 
-class Delaying(Redriving):
+class Delaying(Due):
     """
-    The part of `eventbus.EventBus` that runs what was prepared.
+    The part of `eventbus.EventBus` that prepares publishes and puts them off.
     """
 
     _defers = False
@@ -46,34 +45,6 @@ class Delaying(Redriving):
     @property
     def _is_plain(self) -> bool:
         return super()._is_plain and not self._defers
-
-    # -- now: the twins --------------------------------------------------------------------
-
-    def _run(self, receipt: Receipt, route: Route) -> Receipt:
-        if receipt.finished or receipt.postponed is not None:
-            return receipt
-        if not route.calls:
-            receipt.finished = True
-            return receipt
-        token = here.set(receipt)
-        try:
-            dispatch(receipt, route, iter(route.calls))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return receipt
-
-    async def _arun(self, receipt: Receipt, route: Route) -> Receipt:
-        if receipt.finished or receipt.is_scheduled:
-            return receipt
-        run = adispatch_concurrently if self._is_concurrent else adispatch
-        token = here.set(receipt)
-        try:
-            await run(receipt, route, iter(route.acalls))
-        finally:
-            here.reset(token)
-            receipt.finished = True
-        return receipt
 
     # -- preparing: the twins --------------------------------------------------------------
 
@@ -95,12 +66,32 @@ class Delaying(Redriving):
         """
         Do as `_prepare`, while the event loop goes on.
         """
-        receipt = self._begin(event, route, options)
+        receipt = self._begin(event, route, options, is_awaited=True)
+        if options:
+            await self._ahold([(receipt, route)])
         if not (receipt.finished or receipt.is_scheduled):
             if self._logs(route):
                 await self._aappend([receipt], options)
             self._set_off(receipt, route)
         return receipt
+
+    async def _ahold(self, begun: Iterable[tuple[Receipt, Route]]) -> None:
+        """
+        Hold the publishers' keys of publishes that were begun; of all, or of none.
+        """
+        asked = [
+            (receipt, route)
+            for receipt, route in begun
+            if (receipt.options or {}).get("idempotency_key") is not None
+            and not (receipt.finished or receipt.is_scheduled)
+        ]
+        try:
+            for receipt, route in asked:
+                await self._publisher.ahold(receipt, is_stored_next=self._logs(route))
+        except BaseException:
+            for receipt, _ in asked:
+                let_go(receipt)
+            raise
 
     def _set_off(self, receipt: Receipt, route: Route) -> None:
         """
@@ -124,7 +115,9 @@ class Delaying(Redriving):
         afterwards: Deferred = of.afterwards
         return afterwards
 
-    def _begin(self, event: object, route: Route, options: Options) -> Receipt:
+    def _begin(
+        self, event: object, route: Route, options: Options, *, is_awaited: bool = False
+    ) -> Receipt:
         if not (options or self._defers):
             return self._publisher.begin(event, route, options)
         moment = moment_of(options, self._furniture.clock)
@@ -133,7 +126,11 @@ class Delaying(Redriving):
         block = None if is_joined or not self._defers else open_block(self)
         if moment is None and block is None:
             stored = self._logs(route)
-            return self._publisher.begin(event, route, options, is_stored_next=stored)
+            return self._publisher.begin(
+                event, route, options, is_stored_next=stored, is_awaited=is_awaited
+            )
+        if block is not None and block.root.is_plain and running_loop() is not None:
+            refuse_loop(route, _ENTER_ASYNC)
         nobody = self._routes.nobody(type(event))
         receipt = self._publisher.begin(event, nobody, options, is_to_wait=True)
         if moment is not None:
@@ -147,7 +144,7 @@ class Delaying(Redriving):
                 block.check([receipt])
             if not block.add(receipt):  # pragma: no cover - it has ended in this moment
                 let_go(receipt)
-                return self._begin(event, route, options)
+                return self._begin(event, route, options, is_awaited=is_awaited)
         return receipt
 
     def _write_up(self, receipt: Receipt) -> None:
@@ -205,20 +202,23 @@ class Delaying(Redriving):
         """
         if self._log is None:
             return self._prepare_all(batch)
-        with self._begun(batch) as begun:
+        with self._begun(batch, is_awaited=True) as begun:
+            await self._ahold(begun)
             if logged := self._to_be_logged(begun):
                 await self._aappend(logged, batch[0][2])
         return self._announced(begun)
 
     @contextmanager
-    def _begun(self, batch: Batch) -> Generator[list[tuple[Receipt, Route]]]:
+    def _begun(
+        self, batch: Batch, *, is_awaited: bool = False
+    ) -> Generator[list[tuple[Receipt, Route]]]:
         """
         Begin all publishes of a batch; if one cannot be, or the block raises, none is.
         """
         begun = list[tuple[Receipt, Route]]()
         with or_let_go(receipt for receipt, _ in begun):
             for event, route, options in batch:
-                begun.append((self._begin(event, route, options), route))
+                begun.append((self._begin(event, route, options, is_awaited=is_awaited), route))
             yield begun
 
     def _to_be_logged(self, begun: Iterable[tuple[Receipt, Route]]) -> list[Receipt]:
@@ -253,51 +253,68 @@ class Delaying(Redriving):
         return Block(bus, partial(Deferred, bus._publish_deferred, bus._apublish_deferred))
 
     def _publish_deferred(self, deferred: Deferred) -> None:
-        with self._taken_up(deferred, blocking=running_loop() is not None) as (begun, logged):
-            if logged:
+        with self._taken_up(deferred, blocking=running_loop() is not None) as begun:
+            for receipt, route in [] if deferred.is_logged else begun:
+                self._publisher.keys.claim(receipt, is_stored_next=self._logs(route))
+            if not deferred.is_logged and (logged := self._to_be_logged(begun)):
                 self._append(logged, in_common(logged))
-        with self._publisher.concluding() as receipts:
-            for receipt, route in self._announced(begun):
+        with self._publisher.concluding() as receipts, self._or_given_up(begun) as each:
+            for receipt, route in self._announced(each):
                 receipts.append(self._run(receipt, route))
 
     async def _apublish_deferred(self, deferred: Deferred) -> None:
-        with self._taken_up(deferred, blocking=False) as (begun, logged):
-            if logged:
+        with self._taken_up(deferred, blocking=False) as begun:
+            await self._ahold([] if deferred.is_logged else begun)
+            if not deferred.is_logged and (logged := self._to_be_logged(begun)):
                 await self._aappend(logged, in_common(logged))
-        with self._publisher.concluding() as receipts:
-            for receipt, route in self._announced(begun):
+        with self._publisher.concluding() as receipts, self._or_given_up(begun) as each:
+            for receipt, route in self._announced(each):
                 receipts.append(await self._arun(receipt, route))
+
+    @contextmanager
+    def _or_given_up(
+        self, begun: Iterable[tuple[Receipt, Route]]
+    ) -> Generator[Iterator[tuple[Receipt, Route]]]:
+        """
+        Yield what goes through *begun*; if that is broken off, keep the rest as dead letters.
+        """
+        left = deque(begun)
+        try:
+            yield (left.popleft() for _ in begun)
+        except BaseException:
+            rest = [(receipt, route) for receipt, route in left if not receipt.finished]
+            for receipt, route in rest:
+                receipt.missed, receipt.unqueued = len(route), route.queued
+                self._write_off(receipt)
+            if rest:
+                logger().warning(
+                    "the end of a deferred() block was broken off: %d publishes are not delivered "
+                    "now, and kept as dead letters for their handlers",
+                    len(rest),
+                )
+            raise
 
     @contextmanager
     def _taken_up(
         self, deferred: Deferred, *, blocking: bool
-    ) -> Generator[tuple[list[tuple[Receipt, Route]], list[Receipt]]]:
+    ) -> Generator[list[tuple[Receipt, Route]]]:
         """
-        Yield what is to be published now, and what of it is to be stored before.
+        Yield what is to be published now, once its keys are held and it is stored.
 
-        Its keys are asked for now. What is due later is scheduled after the block.
+        What is due later is scheduled after the block.
         """
         waiting, is_logged = deferred.take_all(), deferred.is_logged
         with or_let_go([] if is_logged else waiting):
             begun = [(each, self._set_out(each)) for each in waiting if not _is_for_later(each)]
             for _, route in begun if blocking else ():
-                refuse_loop(route)
-            for receipt, route in begun:
-                if is_logged:
-                    keep(receipt)
-                else:
-                    self._publisher.keys.claim(receipt, is_stored_next=self._logs(route))
-            yield begun, [] if is_logged else self._to_be_logged(begun)
+                refuse_loop(route, _ENTER_ASYNC)
+            for receipt, _ in begun if is_logged else ():
+                keep(receipt)
+            yield begun
         for receipt in filter(_is_for_later, waiting):
             self._postpone(receipt)
 
     # -- later -------------------------------------------------------------------------------
-
-    def _is_due(self, options: Options) -> bool:
-        """
-        Whether a publish with these options is one of now.
-        """
-        return moment_of(options, self._furniture.clock) is None
 
     def _postpone(self, receipt: Receipt) -> None:
         """
@@ -314,75 +331,6 @@ class Delaying(Redriving):
             receipt.postponed = postponed = self._those_postponed()
             postponed.add(receipt, receipt.options["due"])
 
-    def _those_postponed(self) -> Postponed:
-        with self._lock:
-            postponed: Postponed | None = self._postponed
-            if postponed is None:
-                self._postponed = postponed = Postponed(
-                    publish=self._publish_due,
-                    apublish=self._apublish_due,
-                    write_off=self._write_off,
-                    clock=self._furniture.clock,
-                    alarms=self._alarms,
-                    home=self._home,
-                    limit=self._workers,
-                )
-                self._dress(postponed.queues)
-            return postponed
-
-    def _publish_due(self, receipt: Receipt) -> None:
-        """
-        Call the handlers there are now; a failure nobody else hears of is logged.
-        """
-        try:
-            with or_let_go([receipt]):
-                route = self._set_out(receipt)
-                stored = self._logs(route)
-                if not self._publisher.keys.claim(receipt, is_stored_next=stored):
-                    return
-                if stored:
-                    self._append([receipt], {})
-            self._publisher.announce(receipt, route)
-            self._publisher.conclude(self._run(receipt, route))
-        except (Exception, SystemExit):
-            _log(receipt)
-
-    async def _apublish_due(self, receipt: Receipt) -> None:
-        """
-        Call the handlers there are now; a failure nobody else hears of is logged.
-        """
-        try:
-            with or_let_go([receipt]):
-                route = self._set_out(receipt)
-                stored = self._logs(route)
-                if not self._publisher.keys.claim(receipt, is_stored_next=stored):
-                    return
-                if stored:
-                    await self._aappend([receipt], {})
-            self._publisher.announce(receipt, route)
-            self._publisher.conclude(await self._arun(receipt, route))
-        except (Exception, SystemExit):
-            _log(receipt)
-
-    def _set_out(self, receipt: Receipt) -> Route:
-        receipt.postponed = None
-        receipt.route = route = self._routes[type(receipt.event)]
-        return route
-
-    def _write_off(self, receipt: Receipt) -> None:
-        """
-        Keep what is not published any more as dead letters of those who would have got it.
-        """
-        let_go(receipt)
-        happened: object = receipt.event
-        for subscription in self._registry.matching(type(happened)):
-            trial = Trial(receipt, number=0, is_queued=True)
-            write_off(self._furniture, subscription.name, trial, "undelivered")
-
 
 def _is_for_later(receipt: Receipt) -> bool:
     return "due" in (receipt.options or {})
-
-
-def _log(receipt: Receipt) -> None:
-    logger().exception("%s, published with a delay, failed", receipt.envelope.name)

@@ -31,6 +31,7 @@ from eventbus._receipt import Receipt
 from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial, as_text
+from eventbus.dead_letter import DeadLetter
 from eventbus.errors import RunningLoopError
 from eventbus.idempotency import Claim
 
@@ -44,6 +45,8 @@ AnyCall = Callable[[Any], Any]
 # Seconds between two questions after a claim, where the store cannot call back.
 # Short against any handler worth an idempotency key, long against a query.
 _POLL = 0.02
+# For these reasons letters are kept of events that may not have come to the filter, or past it.
+_BEFORE_A_CALL = ("failed", "undelivered")
 
 
 class Delivery(Claims):
@@ -109,9 +112,9 @@ class Delivery(Claims):
 
         return once
 
-    def _filtered(self, call: AnyCall) -> AnyCall:
+    def _filtered(self, call: AnyCall, *, is_redrive: bool = False) -> AnyCall:
         where, counters = self.options.where, self.counters
-        unqueued = int(self.subscription.is_queued)
+        unqueued = int(self.subscription.is_queued and not is_redrive)
         assert where is not None
 
         def filtered(event: Any) -> Any:
@@ -198,6 +201,18 @@ class Delivery(Claims):
         return claiming
 
     # -- one event to this subscription: the twins ----------------------------------------
+
+    def again(self, letter: DeadLetter) -> tuple[AnyCall, AnyCall]:
+        """
+        Return what a redrive of *letter* calls: its filter is in the way until it says yes.
+        """
+        may_be_filtered = letter.attempts == 0 and letter.reason in _BEFORE_A_CALL
+        if self.options.where is None or not may_be_filtered:
+            return self.deliver, self.adeliver
+        return (
+            self._filtered(self.deliver, is_redrive=True),
+            self._filtered(self.adeliver, is_redrive=True),
+        )
 
     def deliver(self, event: Any) -> None:
         """

@@ -152,7 +152,8 @@ def _fail(receipt: Receipt, route: Route, position: int, error: BaseException) -
     """
     Give up the delivery that *error* ended, or raise what is no failure of its handler.
     """
-    if concerns_caller(error):
+    is_delayed = "due" in (receipt.options or {})  # what is due later is awaited by nobody
+    if concerns_caller(error, is_awaited=not is_delayed or isinstance(error, GeneratorExit)):
         raise error
     name = route.subscriptions[position].name
     route.folded[position].fail(receipt, as_failure(error, name))
@@ -181,11 +182,17 @@ def _break_off(receipt: Receipt, route: Route, positions: Iterable[int]) -> None
     """
     Free the publisher's key, and count who missed the event: not all handlers have had it.
 
-    A failure that was interrupted while it was buried has been counted already.
+    A failure that was interrupted while it was buried has been counted already. Where the
+    publish has options, they tell who it was.
     """
     free_key(receipt)
     route.publisher.interrupted(receipt)
     failed = [each.subscription for each in receipt.failures]
-    for each in (route.subscriptions[position] for position in positions):
-        if each.name not in failed:
-            each.counters.missed += 1
+    among = [route.subscriptions[position] for position in positions]
+    missed = [each for each in among if each.name not in failed]
+    for each in missed:
+        each.counters.missed += 1
+        receipt.missed += 1
+        receipt.unqueued += each.is_queued
+    if receipt.options is not None:
+        receipt.options["missed_by"] = missed

@@ -21,7 +21,6 @@ from eventbus._deferred import unheard
 from eventbus._entry import Entry, LoggedReceipt
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
-from eventbus._hearing import HELD
 from eventbus._job import Job, Later, Worker
 from eventbus._keeping import QueuedDelivery
 from eventbus._logger import logger
@@ -32,7 +31,7 @@ from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
 from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered
-from eventbus.kept_letters import KeptLetter
+from eventbus.kept_letters import HELD, KeptLetter
 from eventbus.progress import Handled
 from eventbus.retry import Attempt
 
@@ -115,9 +114,11 @@ class DurableDelivery(QueuedDelivery):
         try:
             with self.consumer.transaction(is_redrive=is_redrive) as transaction:
                 part.begin(transaction)
-                receipt.connection = transaction.connection
+                receipt.connection = connection = transaction.connection
                 try:
                     yield
+                    if (check := getattr(connection, "check", None)) is not None:
+                        check()  # whoever ended the transaction is who has failed
                 except BaseException:
                     is_the_handlers = True
                     raise

@@ -14,9 +14,10 @@ from typing import Any
 
 import attrs
 
-from eventbus._envelope import Draft, Envelope
+from eventbus._envelope import Envelope
 from eventbus._job import Job
 from eventbus._receipt import Receipt
+from eventbus._records import enveloped
 from eventbus._stored_letters import failures_from_json
 from eventbus._verdict import Trial
 from eventbus.event_log import Record
@@ -96,20 +97,8 @@ class LoggedReceipt(Receipt):
             return sealed
         record = self.entry.record
         assert record is not None
-        draft: Draft[Any] = Draft()
-        draft.event = self.event
-        draft.id = record.id
-        draft.time = record.time
-        draft.name = record.name
-        draft.version = self.route.declaration.version
-        draft.key = record.key
-        draft.correlation_id = record.correlation_id
-        draft.causation_id = record.causation_id
-        draft.headers = record.headers
-        draft.is_late = False
-        draft.offset = record.offset
-        draft.is_replay = False
-        first: Envelope[Any] = vars(self).setdefault("sealed", draft.seal())
+        made = enveloped(record, self.event, self.route.declaration.version)
+        first: Envelope[Any] = vars(self).setdefault("sealed", made)
         return first
 
 

@@ -22,11 +22,10 @@ from eventbus._tenure import Tenure
 from eventbus.kept_letters import KeptLetter
 from eventbus.store import Store
 
-__all__ = ["HELD", "Handles", "Hearing", "State", "entry_of_job"]
+__all__ = ["Handles", "Hearing", "State", "entry_of_job"]
 
 State = Literal["idle", "standby", "consuming", "stopped", "closed"]
 
-HELD = "held"  # the reason of a letter that waits behind another one
 _INSTANT = 0.001  # seconds by which an alarm may ring too early
 
 
@@ -130,6 +129,7 @@ class Hearing:
         self._begun_at = self._unsaved_since = 0.0
         self._look_at = self._try_at = 0.0
         self._pause = 0.0
+        self._seen_changes: int | None = None
         self._epoch: int = 0
         self._is_raised = self._is_turning = False
         self._dead_end: Exception | None = None

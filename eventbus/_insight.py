@@ -134,7 +134,8 @@ class Stats:
         unhandled: Those for which no handler was called.
         duplicate: Events the publisher's own idempotency key turned away.
         scheduled: Publishes that are due later.
-        subscriptions: By name.
+        subscriptions: By name; those that have ended are among them while their queues
+            still have something of theirs.
 
     .. versionadded:: 0.1
     """
@@ -159,7 +160,8 @@ def stats_of(
     """
     Count what has happened so far.
     """
-    published, unhandled, routed = router.totals()
+    ending = [each for each in depths if not each.is_live and registry.named(each.name) is None]
+    published, unhandled, routed = router.totals(ending)
     return Stats(
         published=published,
         unhandled=unhandled,
@@ -170,7 +172,7 @@ def stats_of(
                 _count(each, routed.get(each, 0), timed, depths.get(each, _NO_QUEUE)),
                 durable=places.get(each),
             )
-            for each in registry
+            for each in (*registry, *ending)
         },
     )
 

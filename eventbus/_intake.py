@@ -166,6 +166,8 @@ class Intake(Queue):
         match self._mode.overflow:
             case _ if self._is_sealed:
                 self._refuse_closed(job)
+            case "block" if _is_delayed(job):
+                self._squeeze_in(job)
             case "block":
                 self._wait_for_room(job)
             case "raise":
@@ -178,7 +180,7 @@ class Intake(Queue):
                 self._push_in(job)
 
     def _aoverflow(self, job: Job) -> Any:
-        if self._mode.overflow == "block":
+        if self._mode.overflow == "block" and not (self._is_sealed or _is_delayed(job)):
             return self._awaiting_room(job)
         return self._overflow(job)
 
@@ -198,6 +200,18 @@ class Intake(Queue):
             self._drop(each)
         if not is_in:
             self._refuse_closed(job) if self._is_sealed else self._drop(job)
+
+    def _squeeze_in(self, job: Job) -> None:
+        """
+        Accept what is due beyond the capacity: it was accepted long ago, and nobody waits.
+        """
+        with self._lock:
+            is_in = not self._is_sealed
+            starts = is_in and self._take_in(job)
+        if starts:
+            self._start(self)
+        if not is_in:
+            self._refuse_closed(job)
 
     def _drop(self, job: Job) -> None:
         with self._lock:
@@ -321,6 +335,10 @@ class Intake(Queue):
             self._refuse_closed(job)
         else:
             self._refuse_full(job, why)
+
+
+def _is_delayed(job: Job) -> bool:
+    return "due" in (job.receipt.options or {})
 
 
 @types.coroutine

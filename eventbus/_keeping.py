@@ -11,7 +11,6 @@ is in the stats, the dead letters and the log, and observers are told.
 from __future__ import annotations
 
 import sys
-import threading
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
@@ -19,24 +18,28 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from eventbus._abort import concerns_caller, is_cancellation
+from eventbus._abort import as_failure, concerns_caller, is_cancellation
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
 from eventbus._intake import Intake
 from eventbus._job import Job, Later, QueuedReceipt, Worker
+from eventbus._logger import logger
 from eventbus._receipt import Receipt, free_key
 from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus._write_off import write_off
 from eventbus.dead_letter import Reason
-from eventbus.errors import BusClosedError, HandlerAbortedError
+from eventbus.errors import BusClosedError, HandlerAbortedError, StoreClosedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 __all__ = ["QueuedDelivery"]
+
+_PAUSE = 0.1  # seconds until a store of keys is asked again that could not answer
+_OUT_OF_REACH = (StoreError, OSError)
 
 # Bound once: to look it up on each coroutine takes longer than to call it.
 _steps_of: Any = vars(CoroutineType)["__await__"]
@@ -69,6 +72,7 @@ class QueuedDelivery(Delivery):
             or furniture.timings
         )
         self._is_lent = not queue.limit
+        self._is_out_of_reach = False  # the store of keys, when it was last asked
 
     def fold(self) -> Folded:
         """
@@ -200,15 +204,28 @@ class QueuedDelivery(Delivery):
             trial.key = self.key_of(job.event)
             claim = self.contested(trial)
         except Exception as error:
+            if isinstance(error, _OUT_OF_REACH) and not isinstance(error, StoreClosedError):
+                return self._asks_again(trial, error)
             trial.number = 0
             if self.queue.seize(worker):
                 self.bury(trial, error)
             return None
+        self._is_out_of_reach = False
         if claim is not None:
             wake = partial(self.furniture.idempotency.add_waiter, claim)
             return Later(trial, self.patience(claim), wake)
         trial.is_admitted, trial.began = True, self.furniture.clock.monotonic()
         return trial if self.is_free(trial) else None
+
+    def _asks_again(self, trial: Trial, error: Exception) -> Later:
+        """
+        Ask for the key later: that the store of keys cannot say is no failure of the handler.
+        """
+        if not self._is_out_of_reach:  # once, until it answers again
+            self._is_out_of_reach = True
+            text = "%s waits: its idempotency keys cannot be asked for (%s)"
+            logger().warning(text, self.name, error)
+        return Later(trial, _PAUSE)
 
     def _went_well(self, trial: Trial, began: float, worker: Worker) -> None:
         if self.queue.seize(worker):
@@ -223,7 +240,7 @@ class QueuedDelivery(Delivery):
         if not self.queue.seize(worker):
             self.let_go(trial)
             return None
-        error = failure if isinstance(failure, Exception) else self._aborted(failure)
+        error = as_failure(failure, self.name)
         delay = self.judge(trial, error)
         return None if delay is None else Later(trial, delay)
 
@@ -234,23 +251,10 @@ class QueuedDelivery(Delivery):
         Its job is then handed out again; if it was given up, its key is let go of. Where
         somebody else lends his own thread, as a test does, all that ends one is his.
         """
-        if self._is_lent or is_cancellation(error):
-            is_for_others = concerns_caller(error)
-        else:
-            is_interruption = isinstance(error, KeyboardInterrupt)
-            is_for_others = is_interruption and _is_in_main_thread()
+        is_for_others = concerns_caller(error, is_awaited=self._is_lent)
         if is_for_others and trial is not None and worker.abandoned is worker.job:
             self.let_go(trial)
         return is_for_others
-
-    def _aborted(self, failure: BaseException) -> HandlerAbortedError:
-        error = HandlerAbortedError(
-            f"{self.name} ended with {failure!r}, which is for programs and tasks to end with: "
-            f"raise an Exception to fail, or GiveUp to fail for good",
-            subscription=self.name,
-        )
-        error.__cause__ = failure
-        return error
 
     def lose(self, job: Job) -> None:
         """
@@ -340,7 +344,3 @@ class _Begun:
 
 async def _waiting(result: Awaitable[object]) -> None:
     await result
-
-
-def _is_in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

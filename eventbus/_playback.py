@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict, Unpack
 
 from eventbus._clock import Clock, SystemClock
-from eventbus._envelope import Draft, Envelope
+from eventbus._envelope import Envelope
 from eventbus._event import declared_as
+from eventbus._records import envelope_of
 from eventbus.codec import Codec
 from eventbus.dead_letter import story
-from eventbus.errors import StoreCorruptError
 from eventbus.event_log import EventLog, Record
 from eventbus.instrumentation import Replayed
 from eventbus.kept_letters import KeptLetter, Selection
 from eventbus.store import Store
 
-__all__ = ["ReplayOptions", "Replayed", "Run", "Sieve", "bounds", "read_envelope", "untold"]
+__all__ = ["ReplayOptions", "Replayed", "Run", "Sieve", "bounds", "untold"]
 
 Unreadable = Literal["quarantine", "skip", "raise"]
 
@@ -67,31 +67,6 @@ def bounds(
     if until is not None:
         last = min(last, log.offset_before(until) if isinstance(until, datetime) else until)
     return after, max(after, last)
-
-
-def read_envelope(record: Record, codec: Codec, *, is_replay: bool) -> Envelope[Any]:
-    """
-    Decode a record, or raise why that cannot be.
-    """
-    if not record.is_intact:
-        raise StoreCorruptError(
-            f"the stored bytes of event {record.id} ({record.name}), offset {record.offset}, are "
-            f"not those that were written: restore the file from a backup"
-        )
-    draft: Draft[Any] = Draft()
-    draft.event = codec.decode(record.name, record.version, record.payload)
-    draft.id = record.id
-    draft.time = record.time
-    draft.name = record.name
-    draft.version = record.version
-    draft.key = record.key
-    draft.correlation_id = record.correlation_id
-    draft.causation_id = record.causation_id
-    draft.headers = record.headers
-    draft.is_late = False
-    draft.offset = record.offset
-    draft.is_replay = is_replay
-    return draft.seal()
 
 
 def untold(_: Replayed) -> None:
@@ -201,7 +176,7 @@ class Run:
         try:
             if record.offset in self._without or not self._sieve.lets_through(record):
                 return None
-            return read_envelope(record, self._codec, is_replay=True)
+            return envelope_of(record, self._codec, is_replay=True)
         except Exception as error:
             if self._options.get("unreadable") == "raise":
                 raise

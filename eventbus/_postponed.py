@@ -8,7 +8,8 @@ never by whoever looks at the clock. Nothing here calls a handler.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
@@ -20,14 +21,18 @@ from eventbus._alarms import Alarms
 from eventbus._clock import Clock
 from eventbus._deferred import let_go
 from eventbus._intake import Intake
-from eventbus._job import Job, Later, Worker
+from eventbus._job import Job, Worker
+from eventbus._logger import logger
 from eventbus._mode import Queued
 from eventbus._receipt import Receipt
 from eventbus._workers import Home, start_task, start_thread
 from eventbus.dead_letter import Reason
 from eventbus.errors import BusClosedError
 
-__all__ = ["Postponed", "moment_of"]
+__all__ = ["Postponed", "comes_to_handlers", "moment_of"]
+
+# The option of a receipt that says who has missed the event; `None` stands for all.
+_MISSED = "missed_by"
 
 # So many that are due may be published at once; a slow handler then delays no others.
 _WORKERS = 8
@@ -42,7 +47,8 @@ class Postponed:
     Args:
         publish: Publishes what is due, in this thread.
         apublish: Publishes what is due, in this task.
-        write_off: Keeps what will not be published as dead letters.
+        write_off: Keeps what will not be published as dead letters: of those it is given,
+            too, or else of all.
         clock: Whose time they go by.
         alarms: Tells when it is time.
         home: Where tasks run.
@@ -60,7 +66,7 @@ class Postponed:
         *,
         publish: Callable[[Receipt], None],
         apublish: Callable[[Receipt], Awaitable[None]],
-        write_off: Callable[[Receipt], None],
+        write_off: Callable[..., None],
         clock: Clock,
         alarms: Alarms,
         home: Home,
@@ -150,19 +156,54 @@ class Postponed:
 
     # -- keeping the queues ------------------------------------------------------------------
 
-    def perform(self, job: Job, worker: Worker) -> Later | None:
+    def perform(self, job: Job, worker: Worker) -> None:
         """
         Publish what is due, in this thread.
         """
-        self._publish(job.receipt)
-        return None
+        with self._unattended(job.receipt) as is_begun:
+            if not is_begun:
+                self._publish(job.receipt)
 
-    async def aperform(self, job: Job, worker: Worker) -> Later | None:
+    async def aperform(self, job: Job, worker: Worker) -> None:
         """
         Publish what is due, in this task.
         """
-        await self._apublish(job.receipt)
-        return None
+        with self._unattended(job.receipt) as is_begun:
+            if not is_begun:
+                await self._apublish(job.receipt)
+
+    @contextmanager
+    def _unattended(self, receipt: Receipt) -> Generator[bool]:
+        """
+        Log a failure that nobody else hears of; keep for whom the publish was broken off.
+
+        Yields whether a worker that was ended with it had begun already: the handlers that
+        it has called are not called again.
+        """
+        assert receipt.options is not None  # there is a delay
+        if not receipt.finished:
+            receipt.options[_MISSED] = None
+        try:
+            yield receipt.finished
+        except GeneratorExit:
+            raise  # left behind, wherever that is noticed: whoever takes over keeps it
+        except Exception:
+            logger().exception("%s, published with a delay, failed", receipt.envelope.name)
+            if not receipt.options.get(_MISSED):  # else a cycle, which is not to begin again
+                self._keep_missed(receipt)
+        except BaseException:
+            self._keep_missed(receipt)
+            raise
+        else:
+            self._keep_missed(receipt)
+
+    def _keep_missed(self, receipt: Receipt) -> None:
+        """
+        Keep as dead letters what a publish that was broken off has not brought to its end.
+        """
+        assert receipt.options is not None  # there is a delay
+        if _MISSED in receipt.options:
+            self._write_off(receipt, receipt.options.pop(_MISSED))
 
     def refuse(self, receipt: Receipt, error: Exception) -> None:
         """
@@ -182,6 +223,14 @@ class Postponed:
         Keep as dead letters what several workers have ended with.
         """
         self._write_off(job.receipt)
+
+
+def comes_to_handlers(receipt: Receipt) -> None:
+    """
+    Note that from now on only those miss the event whom a dispatch says that it has not reached.
+    """
+    assert receipt.options is not None  # there is a delay
+    receipt.options.pop(_MISSED)
 
 
 def moment_of(options: Mapping[str, Any], clock: Clock) -> float | None:

@@ -99,11 +99,13 @@ class Publisher:
         *,
         is_stored_next: bool = False,
         is_to_wait: bool = False,
+        is_awaited: bool = False,
     ) -> Receipt:
         """
         Return a receipt with its options, and the publisher's key held, if it has one.
 
-        The key of a publish *is_to_wait*, for its block's end or its moment, is not asked for.
+        The key of a publish *is_to_wait*, for its block's end or its moment, is not asked for;
+        where the publish *is_awaited*, `ahold` does so.
 
         Raises:
             PublishCycleError: It is nested deeper than the bus allows.
@@ -123,12 +125,19 @@ class Publisher:
         if (
             options.get("idempotency_key") is not None
             and not is_to_wait
-            and not self.keys.claim(receipt, is_stored_next=is_stored_next)
+            and (is_awaited or not self.keys.claim(receipt, is_stored_next=is_stored_next))
         ):
             return receipt
         if self.is_eager:
             receipt.envelope  # noqa: B018 - made now
         return receipt
+
+    async def ahold(self, receipt: Receipt, *, is_stored_next: bool) -> None:
+        """
+        Hold the publisher's key of a publish that was begun, if it has one.
+        """
+        if await self.keys.aclaim(receipt, is_stored_next=is_stored_next) and self.is_eager:
+            receipt.envelope  # noqa: B018 - made now
 
     def redriving(self, letter: DeadLetter, route: Route) -> Receipt:
         """
@@ -268,7 +277,7 @@ class Publisher:
         return {**options, "headers": headers}
 
 
-def refuse_loop(route: Route) -> None:
+def refuse_loop(route: Route, cure: str = "Use await bus.apublish(...).") -> None:
     """
     Refuse to block an event loop for the async handlers of *route*, if it has any.
 
@@ -278,7 +287,7 @@ def refuse_loop(route: Route) -> None:
     if route.needs_loop is not None:
         raise RunningLoopError(
             f"publish() of {route.name} in a thread with a running event loop cannot wait for "
-            f"{route.needs_loop}, which needs the loop. Use await bus.apublish(...).",
+            f"{route.needs_loop}, which needs the loop. {cure}",
             subscription=route.needs_loop,
         )
 

@@ -12,20 +12,24 @@ process alone, so that nothing is left of it where the process dies.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
+from eventbus._abort import running_loop
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
-from eventbus._receipt import Receipt, lender
+from eventbus._receipt import Receipt, free_key, lender
 from eventbus.errors import StoreError
 from eventbus.idempotency import Claim, HasId, IdempotencyStore
 from eventbus.instrumentation import Duplicate
 
 __all__ = ["PublisherKeys"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen(eq=False, repr=False, weakref_slot=False)
@@ -37,6 +41,26 @@ class KnownId:
     """
 
     id: str
+
+
+@attrs.frozen
+class _Asked:
+    """
+    What is asked for one publish, and where.
+    """
+
+    keys: IdempotencyStore
+    scope: str
+    key: str
+    known: KnownId
+    now: float
+    is_joined: bool
+
+    def of(self, claim: Callable[..., T]) -> T:
+        """
+        Ask it by calling *claim*.
+        """
+        return claim(self.scope, self.key, source=self.known, now=self.now)
 
 
 class PublisherKeys:
@@ -99,32 +123,80 @@ class PublisherKeys:
         The key counts as used from now on, or, where the event is stored next, from then
         on: what dies in between has used no key. A failing handler frees it again.
         """
-        options, furniture = receipt.options, self._furniture
+        with self._asking(receipt) as asked:
+            if asked is None:
+                return not receipt.duplicate
+            keys, claim = asked.keys, asked.of(asked.keys.claim)
+        if not self._is_granted(receipt, claim):
+            return False
+        if not self._is_kept_later(receipt, claim, asked, is_stored_next=is_stored_next):
+            with _or_free(receipt):
+                keys.complete(claim, now=asked.now)
+        return True
+
+    async def aclaim(self, receipt: Receipt, *, is_stored_next: bool) -> bool:
+        """
+        Do as `claim`, while the event loop goes on, if the store of keys has ways for that.
+        """
+        keys: Any = self._keys_for(receipt)[0]
+        if getattr(keys, "aclaim", None) is None:
+            return self.claim(receipt, is_stored_next=is_stored_next)
+        with self._asking(receipt) as asked:
+            if asked is None:
+                return not receipt.duplicate
+            claim = await asked.of(keys.aclaim)
+        if not self._is_granted(receipt, claim):
+            return False
+        if not self._is_kept_later(receipt, claim, asked, is_stored_next=is_stored_next):
+            with _or_free(receipt):
+                await keys.acomplete(claim, now=asked.now)
+        return True
+
+    @contextmanager
+    def _asking(self, receipt: Receipt) -> Generator[_Asked | None]:
+        """
+        Yield what is to be asked for; ``None``: nothing, or it is known to be a duplicate.
+        """
+        options, clock = receipt.options, self._furniture.clock
         if options is None or (key := options.get("idempotency_key")) is None:
-            return True
+            yield None
+            return
         put_back = options.pop("free", None)
         try:
-            scope, now = self._scope(receipt), furniture.clock.monotonic()
+            scope = self._scope(receipt)
             first = self._aside.get((scope, key, None), receipt)
             if first is not receipt:
-                return self._turned_away(receipt, key, first.id)
+                self._turned_away(receipt, key, first.id)
+                yield None
+                return
             sealed = receipt.sealed
-            known = KnownId(furniture.clock.new_id() if sealed is None else sealed.id)
+            known = KnownId(clock.new_id() if sealed is None else sealed.id)
             keys, is_joined = self._keys_for(receipt)
-            claim = keys.claim(scope, key, source=known, now=now)
+            yield _Asked(keys, scope, key, known, clock.monotonic(), is_joined)
         finally:
             if put_back is not None:
                 put_back()
-        if claim.state != "granted":
-            return self._turned_away(receipt, key, claim.event_id)
-        name = receipt.route.name
-        if is_stored_next and not is_joined and options.get("connection") is None:
-            options["keep"] = partial(self._keep, claim, name)
-        else:
-            keys.complete(claim, now=now)
+
+    def _is_granted(self, receipt: Receipt, claim: Claim) -> bool:
+        assert receipt.options is not None  # there is a key
+        key = receipt.options["idempotency_key"]
+        return claim.state == "granted" or self._turned_away(receipt, key, claim.event_id)
+
+    def _is_kept_later(
+        self, receipt: Receipt, claim: Claim, asked: _Asked, *, is_stored_next: bool
+    ) -> bool:
+        """
+        Note how the key is freed; whether it counts as used when its event is stored.
+        """
+        options, name = receipt.options, receipt.route.name
+        assert options is not None  # there is a key
         given = options.get("connection")
-        options.update(id=known.id, free=partial(self._free, given, lender(receipt), claim, name))
-        return True
+        free = partial(self._free, given, lender(receipt), claim, name)
+        options.update(id=asked.known.id, free=free)
+        if is_stored_next and not asked.is_joined and given is None:
+            options["keep"] = partial(self._keep, claim, name)
+            return True
+        return False
 
     def _scope(self, receipt: Receipt) -> str:
         """
@@ -184,7 +256,21 @@ class PublisherKeys:
             logger().exception("the idempotency key of one %s is not recorded", name)
 
     def _free(self, given: Any, of: Receipt | None, claim: Claim, name: str) -> None:
+        keys: Any = self._keys_within(given, of)[0]
+        later = getattr(keys, "release_later", None)
         try:
-            self._keys_within(given, of)[0].release(claim)
+            (keys.release if later is None or running_loop() is None else later)(claim)
         except Exception:
             logger().exception("the idempotency key of one %s is not released", name)
+
+
+@contextmanager
+def _or_free(receipt: Receipt) -> Generator[None]:
+    """
+    Free the key if the block raises.
+    """
+    try:
+        yield
+    except BaseException:
+        free_key(receipt)
+        raise

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventbus._envelope import Envelope
+from eventbus._envelope import Draft, Envelope
 from eventbus._unreadable import Unreadable
 from eventbus.codec import Codec
 from eventbus.errors import StoreCorruptError
 from eventbus.event_log import Record, RecordDraft
 
-__all__ = ["Unreadable", "envelope_of", "legible", "record_of"]
+__all__ = ["Unreadable", "envelope_of", "enveloped", "legible", "record_of"]
 
 
 def record_of(envelope: Envelope[Any], codec: Codec) -> Record:
@@ -38,7 +38,9 @@ def record_of(envelope: Envelope[Any], codec: Codec) -> Record:
     return draft.seal()
 
 
-def envelope_of(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:
+def envelope_of(
+    record: Record, codec: Codec, *, payload: bytes | None = None, is_replay: bool = False
+) -> Envelope[Any]:
     """
     Decode a record, or raise why that cannot be.
 
@@ -46,15 +48,16 @@ def envelope_of(record: Record, codec: Codec, *, payload: bytes | None = None) -
         record: What is in the log.
         codec: What reads it.
         payload: To be read in place of the record's, if it was edited.
+        is_replay: What the envelope says of that.
     """
     if not record.is_intact and payload is None:
         raise StoreCorruptError(
-            f"the stored bytes of event {record.id} ({record.name}) are not those that were "
-            f"written: the file is damaged there. Restore it from a backup."
+            f"the stored bytes of event {record.id} ({record.name}), offset {record.offset}, are "
+            f"not those that were written: restore the file from a backup"
         )
     written = record.payload if payload is None else payload
     event = codec.decode(record.name, record.version, written)
-    return _with(record, event)
+    return enveloped(record, event, record.version, is_replay=is_replay)
 
 
 def legible(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:
@@ -65,19 +68,33 @@ def legible(record: Record, codec: Codec, *, payload: bytes | None = None) -> En
         return envelope_of(record, codec, payload=payload)
     except Exception as error:
         written = record.payload if payload is None else payload
-        return _with(record, Unreadable(record.name, record.version, written, error))
+        unreadable = Unreadable(record.name, record.version, written, error)
+        return enveloped(record, unreadable, record.version)
 
 
-def _with(record: Record, event: Any) -> Envelope[Any]:
-    return Envelope(
-        event=event,
-        id=record.id,
-        time=record.time,
-        name=record.name,
-        version=record.version,
-        key=record.key,
-        correlation_id=record.correlation_id,
-        causation_id=record.causation_id,
-        headers=record.headers,
-        offset=record.offset or None,
-    )
+def enveloped(
+    record: Record, event: Any, version: int, *, is_replay: bool = False
+) -> Envelope[Any]:
+    """
+    Return what was known of an event when it was stored, around what it was decoded to.
+
+    Args:
+        record: What was stored.
+        event: What it is.
+        version: That of the event's class, or of the record.
+        is_replay: Whether it was handled, or passed by, before.
+    """
+    draft: Draft[Any] = Draft()
+    draft.event = event
+    draft.id = record.id
+    draft.time = record.time
+    draft.name = record.name
+    draft.version = version
+    draft.key = record.key
+    draft.correlation_id = record.correlation_id
+    draft.causation_id = record.causation_id
+    draft.headers = record.headers
+    draft.is_late = False
+    draft.offset = record.offset or None
+    draft.is_replay = is_replay
+    return draft.seal()

@@ -21,6 +21,7 @@ from eventbus._publisher import refuse_loop
 from eventbus._receipt import Receipt
 from eventbus._route import Route
 from eventbus._running import Running
+from eventbus._subscription import spelled
 from eventbus._unreadable import Unreadable
 from eventbus.dead_letter import DeadLetter, DeadLetters, Filters
 from eventbus.errors import (
@@ -53,8 +54,9 @@ class Redriving(Running):
         """
         Deliver a dead letter again, to the handler that failed and to no other.
 
-        Its retry policy starts anew, its filter is not asked and its key is not in the
-        way. Success removes the letter; another failure is added to its story.
+        Its retry policy starts anew, its key is not in the way, and its filter is asked
+        only if it has never let the event pass. Success removes the letter, and so does a
+        filter that says no; another failure is added to its story.
 
         Args:
             letter: The letter or its id.
@@ -65,7 +67,8 @@ class Redriving(Running):
         Raises:
             DeadLetterNotFoundError: There is no such letter (any more).
             DecodeError, StoreCorruptError: Its event still cannot be read. It stays.
-            SubscriptionNotFoundError: Nothing is subscribed by the letter's name.
+            SubscriptionNotFoundError: Nothing is subscribed by the letter's name, or
+                something that takes no such events.
             RunningLoopError: The handler is async and a loop runs in this thread.
         """
         return self._redrive(letter, None)
@@ -110,7 +113,7 @@ class Redriving(Running):
         if running_loop() is not None:
             refuse_loop(route)
         with self._claimed(found, claimant), _within(receipt):
-            dispatch(receipt, route, iter([delivery.deliver]))
+            dispatch(receipt, route, iter(delivery.again(found)[:1]))
         return self._laid_to_rest(receipt, found)
 
     async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
@@ -118,7 +121,7 @@ class Redriving(Running):
             return await stand_in._aredrive(letter, claimant)
         delivery, receipt, route, found = self._readied(letter)
         with self._claimed(found, claimant), _within(receipt):
-            await adispatch(receipt, route, iter([delivery.adeliver]))
+            await adispatch(receipt, route, iter(delivery.again(found)[1:]))
         return self._laid_to_rest(receipt, found)
 
     def _batch_of(self, filters: Filters) -> _Batch:
@@ -146,6 +149,14 @@ class Redriving(Running):
             raise SubscriptionNotFoundError(
                 f"dead letter {letter.id} belongs to {letter.subscription!r}, which is not "
                 f"subscribed here. Subscribe a handler by that name= first, or discard it.",
+                subscription=letter.subscription,
+            )
+        if not isinstance(event, subscription.event_types):
+            raise SubscriptionNotFoundError(
+                f"dead letter {letter.id} belongs to {letter.subscription!r}, which is subscribed "
+                f"to {spelled(subscription.event_types)} here, and its event is of "
+                f"{type(event).__qualname__}. Subscribe a handler of it by that name= first, or "
+                f"discard it.",
                 subscription=letter.subscription,
             )
         route = self._routes.alone(letter.event, subscription)

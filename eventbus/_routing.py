@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from abc import ABCMeta
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from eventbus._envelope import here
 from eventbus._event import declaration_of, refuse_no_event
@@ -205,15 +205,20 @@ class Router:
             self._settled_published += published
             self._settled_unhandled += unhandled
 
-    def totals(self) -> tuple[int, int, dict[Subscription, int]]:
+    def totals(
+        self, ended: Iterable[Subscription] = ()
+    ) -> tuple[int, int, dict[Subscription, int]]:
         """
         Return the events published, the unhandled ones, and those on each one's way.
+
+        Args:
+            ended: To be counted as well, though subscribed no more.
         """
         with self._registry.lock:
             routes = self._routes()  # first: what dies from here on is counted below
             self._settle()
             published, unhandled = self._settled_published, self._settled_unhandled
-            routed = {each: each.counters.routed for each in self._registry}
+            routed = {each: each.counters.routed for each in (*self._registry, *ended)}
         for route in routes:
             published += route.published
             unhandled += route.unhandled_events

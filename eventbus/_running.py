@@ -24,7 +24,7 @@ from eventbus._logger import logger
 from eventbus._loop_thread import LoopThread
 from eventbus._receipt import ancestry
 from eventbus._storing import Storing
-from eventbus.errors import RunningLoopError, WouldDeadlockError
+from eventbus.errors import BusClosedError, RunningLoopError, WouldDeadlockError
 
 __all__ = ["LATER", "DrainReport", "Running"]
 
@@ -54,9 +54,16 @@ class Running(Storing):
 
         In a thread with a running event loop, that loop is from now on where async
         handlers of queued subscriptions run.
+
+        Raises:
+            BusClosedError: It was closed, and stays so.
         """
         if (stand_in := self._stand_in()) is not self:
             return stand_in.start()
+        if self._ending is not None:
+            raise BusClosedError(
+                f"EventBus {self.name!r} is closed and cannot be started again: make a new bus"
+            )
         if (loop := running_loop()) is not None:
             self._home.loop = loop
         for queue in self._all_queues():

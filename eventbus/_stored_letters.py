@@ -77,24 +77,24 @@ class StoredDeadLetters:
         return tuple(found)
 
     def _matching(self, after: str | None, filters: Filters) -> Iterator[DeadLetter]:
-        matches = matcher(**filters)
-        selection = Selection(
-            subscription=filters.get("subscription"),
-            reason=filters.get("reason"),
-            since=filters.get("since"),
-            before=filters.get("until"),
-        )
-        while page := self._letters.query(selection, limit=_PAGE, after=after):
+        matches, selection = matcher(**filters), _selection(filters)
+        # By places, and not by ids: a letter may be gone before the page behind it is read.
+        place = 0 if after is None else self._letters.get(after).place
+        while page := self._letters.query(selection, limit=_PAGE, after=place):
             letters = [read_letter(each, self._codec) for each in page]
             yield from filter(matches, letters)
             if len(page) < _PAGE:
                 return
-            after = page[-1].id
+            place = page[-1].place
 
     def count(self, **filters: Unpack[Filters]) -> int:
         """
         Return how many letters meet the filters.
         """
+        error = filters.get("error")
+        if filters.get("event_type") is None and (error is None or isinstance(error, str)):
+            matcher(**filters)  # which refuses what is no filter
+            return self._letters.count(attrs.evolve(_selection(filters), error=error))
         return sum(1 for _ in self._matching(None, filters))
 
     def replace(self, letter: DeadLetter) -> None:
@@ -131,6 +131,18 @@ class StoredDeadLetters:
 
     def __iter__(self) -> Iterator[DeadLetter]:
         return iter(self.query())
+
+
+def _selection(filters: Filters) -> Selection:
+    """
+    Return what a store can tell of letters without decoding them.
+    """
+    return Selection(
+        subscription=filters.get("subscription"),
+        reason=filters.get("reason"),
+        since=filters.get("since"),
+        before=filters.get("until"),
+    )
 
 
 def _retold(kept: KeptLetter, letter: DeadLetter) -> KeptLetter:

@@ -17,13 +17,65 @@ import attrs
 from eventbus._clock import Clock
 from eventbus._logger import logger
 from eventbus._owner import is_gone, owner
-from eventbus.progress import Lease
+from eventbus.progress import Lease, Progress
 from eventbus.store import Store
 
-__all__ = ["Tenure"]
+__all__ = ["Tenure", "Watch"]
 
 _STANDBY = 1.0  # seconds between two questions whether a lease is free, at most
 _GRACE = 1.0  # seconds, beyond a third of a lease, in which healthy holders renew theirs
+
+
+class Watch:
+    """
+    What can be told of whoever holds a lease, by looking at it again and again.
+
+    Args:
+        name: The subscription's.
+        seconds: How long a lease lasts unless renewed.
+        progress: Where leases are kept.
+        clock: What tells the time.
+    """
+
+    def __init__(self, name: str, seconds: float, progress: Progress, clock: Clock) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._progress = progress
+        self._clock = clock
+        self._since = 0.0
+        self._seen: Lease | None = None
+        self._wrote_at: float | None = None
+
+    def holder(self) -> Lease | None:
+        """
+        Return the lease that somebody holds now.
+        """
+        return self._progress.position(self._name).lease
+
+    def is_gone(self, holder: Lease, now: float) -> bool:
+        """
+        Whether the holder needs the lease no more, for all that has been seen until *now*.
+        """
+        if is_gone(holder.owner):
+            return True
+        if holder != self._seen:
+            self._seen, self._since, self._wrote_at = holder, now, None
+        if self._clock.time() < holder.expires and now - self._since <= self._seconds:
+            return False
+        if self._wrote_at is None:
+            # It changes nothing, for nobody has that lease, and it waits as any write does.
+            self._progress.release(attrs.evolve(holder, token=-1))
+            self._wrote_at = self._clock.monotonic()
+        return now - self._wrote_at > self._seconds / 3 + _GRACE
+
+    def is_undecided(self) -> bool:
+        """
+        Whether the lease has run out, and its holder may yet turn out to be well.
+        """
+        holder = self.holder()
+        if holder is None or self.is_gone(holder, self._clock.monotonic()):
+            return False
+        return self._clock.time() >= holder.expires
 
 
 class Tenure:
@@ -48,9 +100,8 @@ class Tenure:
         self._seconds = seconds
         self._store = store
         self._clock = clock
-        self._renew_at = self._ask_at = self._since = 0.0
-        self._seen: Lease | None = None
-        self._wrote_at: float | None = None
+        self._watch = Watch(name, seconds, store.progress, clock)
+        self._renew_at = self._ask_at = 0.0
         self._lock = Lock()  # held by who renews, while the lease is this one
 
     def renew(self, now: float) -> None:
@@ -73,11 +124,10 @@ class Tenure:
         if now < self._ask_at:
             return False
         self._ask_at = now + min(_STANDBY, self._seconds / 3)
-        progress = self._store.progress
-        holder = progress.position(self._name).lease
-        if holder is None or self._is_gone(holder, now):
+        holder = self._watch.holder()
+        if holder is None or self._watch.is_gone(holder, now):
             self._renew_at = now + self._seconds / 3
-            self.lease = progress.acquire(
+            self.lease = self._store.progress.acquire(
                 self._name,
                 owner=owner(),
                 ttl=self._seconds,
@@ -88,19 +138,6 @@ class Tenure:
             logger().info("%s is consumed by %s; this process stands by", self._name, holder)
         self.is_waiting = self.lease is None
         return self.lease is not None
-
-    def _is_gone(self, holder: Lease, now: float) -> bool:
-        if is_gone(holder.owner):
-            return True
-        if holder != self._seen:
-            self._seen, self._since, self._wrote_at = holder, now, None
-        if self._clock.time() < holder.expires and now - self._since <= self._seconds:
-            return False
-        if self._wrote_at is None:
-            # It changes nothing, for nobody has that lease, and it waits as any write does.
-            self._store.progress.release(attrs.evolve(holder, token=-1))
-            self._wrote_at = self._clock.monotonic()
-        return now - self._wrote_at > self._seconds / 3 + _GRACE
 
     def give_back(self) -> None:
         """

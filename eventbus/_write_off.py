@@ -7,13 +7,17 @@ is room. A store or an observer that fails hides nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
+from eventbus._receipt import Receipt
+from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, DeadLetters, Reason
 from eventbus.instrumentation import DeadLettered, Dropped, Undelivered
 
-__all__ = ["write_off"]
+__all__ = ["give_up", "write_off"]
 
 
 def write_off(furniture: Furniture, subscription: str, trial: Trial, reason: Reason) -> None:
@@ -32,6 +36,27 @@ def write_off(furniture: Furniture, subscription: str, trial: Trial, reason: Rea
                 envelope=envelope, subscription=subscription, letter_id=letter.id, reason=reason
             )
         )
+
+
+def give_up(furniture: Furniture, subscriptions: Iterable[Subscription], receipt: Receipt) -> None:
+    """
+    Keep an event that is not published any more for those *subscriptions* that would get it.
+
+    Where it is in the log, durable ones still do.
+    """
+    is_logged = receipt.envelope.offset is not None
+    for each in subscriptions:
+        if _passes(each, receipt.event) and not (is_logged and each.is_durable):
+            trial = Trial(receipt, number=0, is_queued=True)
+            write_off(furniture, each.name, trial, "undelivered")
+
+
+def _passes(subscription: Subscription, event: object) -> bool:
+    where = subscription.options.where
+    try:
+        return where is None or bool(where(event))
+    except Exception:
+        return True  # a redrive asks again
 
 
 def _kept(

@@ -15,7 +15,16 @@ import attrs
 
 from eventbus.event_log import Record, check_times
 
-__all__ = ["EVERY_LETTER", "KeptLetter", "KeptLetters", "Selection", "simple_and_qualified"]
+__all__ = [
+    "EVERY_LETTER",
+    "HELD",
+    "KeptLetter",
+    "KeptLetters",
+    "Selection",
+    "simple_and_qualified",
+]
+
+HELD = "held"  # the reason of a letter that waits behind another one
 
 
 @attrs.frozen(kw_only=True)
@@ -37,6 +46,8 @@ class KeptLetter:
         redrives: How many redrives have failed.
         edited: The payload to deliver in place of the record's, or ``None``.
         holds_key: Later events of the record's key wait behind this letter.
+        place: Where it stands: greater than the places of those that were kept when it
+            arrived. The store's, and no part of what makes letters equal.
 
     .. versionadded:: 0.1
     """
@@ -54,6 +65,7 @@ class KeptLetter:
     redrives: int = 0
     edited: bytes | None = None
     holds_key: bool = False
+    place: int = attrs.field(default=0, eq=False, repr=False)
 
     @property
     def payload(self) -> bytes:
@@ -61,6 +73,13 @@ class KeptLetter:
         What to deliver: the edited payload, or the original one.
         """
         return self.record.payload if self.edited is None else self.edited
+
+    @property
+    def is_stuck(self) -> bool:
+        """
+        Whether its key waits for its redrive: the log, from which others go on, will not do.
+        """
+        return self.holds_key and (self.reason != HELD or self.edited is not None)
 
 
 @attrs.frozen(kw_only=True)
@@ -162,13 +181,13 @@ class KeptLetters(Protocol):
         selection: Selection = EVERY_LETTER,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: int = 0,
     ) -> list[KeptLetter]:
         """
         Return the letters that are meant, first arrival first, at most *limit*.
 
-        For the next page, give the id of the last letter as *after*: it must still be
-        kept, and only letters that arrived later are returned.
+        For the next page, give the place of the last letter as *after*, whether or not
+        that letter is still kept: only letters behind it are returned.
         """
         ...
 
@@ -215,5 +234,13 @@ class KeptLetters(Protocol):
     def held_keys(self, subscription: str) -> frozenset[str]:
         """
         Return the keys whose later events wait behind a letter.
+        """
+        ...
+
+    def stuck_keys(self, subscription: str) -> frozenset[str]:
+        """
+        Return the held keys that do not go on by themselves: a letter of theirs `is_stuck`.
+
+        It is asked again and again while there are any: let it not look at all letters.
         """
         ...

@@ -331,6 +331,16 @@ class Progress(Protocol):
         """
         ...
 
+    def take_up(self, lease: Lease, keys: Collection[str], *, now: float) -> dict[str, list[int]]:
+        """
+        Let what is held of *keys* wait for its turn again, in one transaction.
+
+        Returns:
+            For each key that is free, the offsets whose letters are gone, and pending
+            now; a key of which a letter `is_stuck`, or is claimed, stays as it is.
+        """
+        ...
+
     def transaction(self, of: Lease | str, /) -> AbstractContextManager[Transaction]:
         """
         Open a transaction that commits at the end of the ``with`` block.

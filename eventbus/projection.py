@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 from eventbus._clock import Clock, SystemClock
 from eventbus._folding import SLOT, Declared, Folder, declared_of
 from eventbus._following import Follower
-from eventbus._playback import Replayed, Sieve, read_envelope, untold
+from eventbus._playback import Replayed, Sieve, untold
+from eventbus._records import envelope_of
 from eventbus._signature import name_of
+from eventbus._tenure import Watch
 from eventbus.codec import Codec
 from eventbus.errors import (
     DeclarationError,
@@ -29,7 +31,7 @@ from eventbus.errors import (
 )
 from eventbus.event_log import Record
 from eventbus.progress import Step
-from eventbus.replay import Keeper
+from eventbus.replay import LEASE, Keeper
 from eventbus.store import Store
 
 if TYPE_CHECKING:
@@ -42,7 +44,6 @@ P = TypeVar("P")
 
 _BATCH = 200  # records in one transaction, during which nobody else can write
 _LOOK = 0.05  # seconds after which to see whether another process has brought it on
-
 
 # What its position is kept under begins so, and no subscription's name does.
 _PLACE = "projection:"
@@ -132,6 +133,7 @@ class Projection(Generic[P]):
         self._is_known = False  # in tables: whether they are its own
         self._busy = threading.Lock()  # never waited for
         self._follower: Follower | None = None
+        self._watch = Watch(self._place, LEASE, store.progress, self._clock)
 
     @property
     def position(self) -> int:
@@ -236,7 +238,8 @@ class Projection(Generic[P]):
     @contextmanager
     def _held(self) -> Generator[Keeper]:
         self._store.progress.open(self._place, start="origin")
-        with Keeper.of(self._store.progress, self._place, clock=self._clock) as keeper:
+        watch = None if self._follower is None else self._watch  # which asks every second
+        with Keeper.of(self._store.progress, self._place, clock=self._clock, watch=watch) as keeper:
             yield keeper
 
     def _check_whole(self) -> None:
@@ -256,7 +259,7 @@ class Projection(Generic[P]):
         if not self._sieve.lets_through(record):
             return
         try:
-            envelope = read_envelope(record, self._codec, is_replay=False)
+            envelope = envelope_of(record, self._codec)
         except DecodeError:
             if self._skips:
                 return
@@ -350,9 +353,13 @@ class Projection(Generic[P]):
             yield advance
 
     def __enter__(self) -> Self:
-        with suppress(SubscriptionBusyError):  # in another process: this one stands by
-            self.catch_up()
         self._follower = Follower(self.name, self._store.log, self._alone_in_turns)
+        try:
+            with suppress(SubscriptionBusyError):  # in another process: this one stands by
+                self.catch_up()
+        except BaseException:
+            self._follower = None
+            raise
         self._follower.start()
         return self
 

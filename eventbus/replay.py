@@ -24,8 +24,9 @@ import attrs
 
 from eventbus._clock import Clock, SystemClock
 from eventbus._envelope import Envelope
-from eventbus._owner import is_gone, owner
+from eventbus._owner import owner
 from eventbus._playback import Replayed, ReplayOptions, Run
+from eventbus._tenure import Watch
 from eventbus.codec import Codec
 from eventbus.errors import SubscriptionBusyError
 from eventbus.kept_letters import Selection
@@ -42,7 +43,8 @@ __all__ = [
     "replay_subscription",
 ]
 
-_LEASE = 60.0  # seconds; renewed between two events when a third of it has passed
+LEASE = 60.0  # seconds; renewed between two events when a third of it has passed
+_LOOK = 1.0  # seconds between two looks at a lease that has run out
 
 
 def replay(
@@ -107,8 +109,9 @@ def replay_subscription(
     """
     Hand to *deliver* what the subscription *name* has handled; see `replay`.
 
-    It holds the subscription's lease meanwhile: nobody else consumes it. What stands as a
-    dead letter is left out: a redrive delivers it.
+    It holds the subscription's lease meanwhile: nobody else consumes it. One that has run
+    out is watched first, for some 20 seconds: its holder may be well, and the clock set
+    forward. What stands as a dead letter is left out: a redrive delivers it.
 
     Args:
         store: Where its position is.
@@ -147,7 +150,11 @@ async def areplay_subscription(
 
     .. versionadded:: 0.1
     """
-    with _held(store, codec, name, options) as (run, keeper):
+    clock = options.get("clock") or SystemClock()
+    watch = Watch(name, LEASE, store.progress, clock)
+    while watch.is_undecided():  # in the thread of the event loop, which goes on
+        await clock.asleep(_LOOK)
+    with _held(store, codec, name, options, watch) as (run, keeper):
         for envelope in run:
             try:
                 await deliver(envelope, keeper.lease)
@@ -169,21 +176,44 @@ class Keeper:
     lease: Lease
     clock: Clock
     ttl: float
+    _renew_at: float = attrs.field(
+        init=False,
+        default=attrs.Factory(lambda self: self.clock.monotonic() + self.ttl / 3, takes_self=True),
+    )
 
     @classmethod
     @contextmanager
     def of(
-        cls, progress: Progress, name: str, *, clock: Clock, ttl: float = _LEASE
+        cls,
+        progress: Progress,
+        name: str,
+        *,
+        clock: Clock,
+        ttl: float = LEASE,
+        watch: Watch | None = None,
     ) -> Generator[Keeper]:
         """
         Hold the lease for the length of a ``with`` block.
 
+        Args:
+            progress: Where leases are kept.
+            name: The subscription.
+            clock: What tells the time.
+            ttl: How long the lease lasts unless renewed.
+            watch: Who has watched the holder of the lease until now. Without one, a holder
+                whose lease has run out is watched here, for a third of it and a second.
+
         Raises:
             SubscriptionBusyError: Somebody else holds it.
         """
-        holder = progress.position(name).lease
-        gone = holder if holder is not None and is_gone(holder.owner) else None
-        lease = progress.acquire(name, owner=owner(), ttl=ttl, now=clock.time(), instead_of=gone)
+        if watch is None:
+            watch = Watch(name, ttl, progress, clock)
+            while watch.is_undecided():
+                clock.sleep(_LOOK)
+        lease, holder = None, watch.holder()
+        if holder is None or watch.is_gone(holder, clock.monotonic()):
+            now = clock.time()
+            lease = progress.acquire(name, owner=owner(), ttl=ttl, now=now, instead_of=holder)
         if lease is None:
             raise SubscriptionBusyError(
                 f"{name} is being consumed by {_spelled(progress, name)}: stop that first, or try "
@@ -204,9 +234,11 @@ class Keeper:
         Raises:
             LeaseLostError: Somebody else has it.
         """
-        now = self.clock.time()
-        if self.lease.expires - now < self.ttl * 2 / 3:
-            self.lease = self.progress.renew(self.lease, ttl=self.ttl, now=now)
+        now = self.clock.monotonic()  # for the other clock may be set
+        if now >= self._renew_at:
+            time = self.clock.time()
+            self.lease = self.progress.renew(self.lease, ttl=self.ttl, now=time)
+            self._renew_at = now + self.ttl / 3
 
 
 def _spelled(progress: Progress, name: str) -> str:
@@ -216,13 +248,13 @@ def _spelled(progress: Progress, name: str) -> str:
 
 @contextmanager
 def _held(
-    store: Store, codec: Codec, name: str, options: ReplayOptions
+    store: Store, codec: Codec, name: str, options: ReplayOptions, watch: Watch | None = None
 ) -> Generator[tuple[Run, Keeper]]:
     """
     Hold the lease, and yield the replay of what *name* has handled.
     """
     clock = options.get("clock") or SystemClock()
-    with Keeper.of(store.progress, name, clock=clock) as keeper:
+    with Keeper.of(store.progress, name, clock=clock, watch=watch) as keeper:
         position = store.progress.position(name)
         unfinished = {each.offset for each in store.progress.pending(name)}
         letters = Selection(subscription=name)

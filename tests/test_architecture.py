@@ -23,13 +23,14 @@ import pytest
 import eventbus
 
 FLOORS = {
-    "__init__": 23,
-    "__main__": 23,
-    "pytest_plugin": 23,
-    "testing": 22,
-    "_bus": 21,
-    "_replaying": 20,
-    "_delaying": 19,
+    "__init__": 24,
+    "__main__": 24,
+    "pytest_plugin": 24,
+    "testing": 23,
+    "_bus": 22,
+    "_replaying": 21,
+    "_delaying": 20,
+    "_due": 19,
     "_redriving": 18,
     "_running": 17,
     "_storing": 16,

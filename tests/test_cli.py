@@ -175,6 +175,26 @@ def test_a_followed_log_shows_what_comes(
     assert [5, 6, 7] == found
 
 
+def test_what_comes_keeps_the_columns_of_the_table(path: str, capsys: pytest.CaptureFixture[str]):
+    """
+    A column that is too narrow for it is wider from then on.
+    """
+    names, naps = ["a", "a.much.longer.name", "b"], list[int]()
+
+    def sleep(_: float) -> None:
+        if len(naps) == len(names):
+            raise KeyboardInterrupt
+        with SQLiteStore(path) as store:
+            store.log.append([record(f"new{len(naps)}", names[len(naps)], key=f"key{len(naps)}")])
+        naps.append(1)
+
+    main([path, "log", "tail", "-n", "1", "-f"], sleep=sleep)
+    heads, _, *come = lines(capsys)
+    columns = [line.index(f"key{number}") for number, line in enumerate(come)]
+    wide = heads.index("NAME") + len("a.much.longer.name  ")
+    assert [heads.index("KEY"), wide, wide] == columns
+
+
 def test_an_interrupted_command_says_so(path: str, monkeypatch: pytest.MonkeyPatch):
     """
     The exit code is the shell's own for an interrupt.

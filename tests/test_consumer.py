@@ -25,6 +25,7 @@ from eventbus import (
     StoreLockedError,
     event,
 )
+from eventbus._consumer import Consumer
 from eventbus._owner import owner
 from eventbus.event_log import Record
 from eventbus.memory import MemoryStore
@@ -472,6 +473,29 @@ def test_a_drain_counts_what_a_stopped_subscription_leaves(store: Store) -> None
     shop.bus.redrive_all()
     shop.bus.clock.advance(2)
     assert shop.bus.drain().ok
+
+
+def test_a_stopped_subscription_does_not_go_on_before_its_letter_is_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A turn between the failure and the news of it finds no letter, and waits for it.
+    """
+    shop, tell = Shop(store), Consumer._tell
+    shop.handle(Durable(start="origin", on_dead_letter="stop"))
+    shop.fails.add(1)
+    shop.place(1, 2)
+
+    def turn_and_tell(consumer: Consumer, *news: Any) -> None:
+        if consumer.state == "stopped":
+            shop.bus.clock.advance(2)
+            consumer.turn()
+        tell(consumer, *news)
+
+    monkeypatch.setattr(Consumer, "_tell", turn_and_tell)
+    shop.bus.settle()
+    assert [1] == shop.numbers
+    assert ["failed"] == shop.letters()
 
 
 def test_a_drain_counts_what_another_process_has_not_handled() -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from eventbus import Receipt, event
+from eventbus import Durable, Receipt, _deferred, event
 from eventbus._deferred import Deferred
 from eventbus.codec import Encoded, JSONCodec
-from eventbus.errors import ConcurrencyError, EncodeError
+from eventbus.errors import ConcurrencyError, EncodeError, RunningLoopError
 from eventbus.memory import MemoryStore
 from eventbus.testing import TestBus
 
@@ -325,6 +325,46 @@ def test_a_batch_in_a_block_asks_once() -> None:
     assert 3 == bus._store.log.stream_version("K")
 
 
+def test_each_event_of_a_block_with_versions_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    When it is published, and once behind it: however many there are already.
+    """
+    looked = list[Receipt]()
+    is_stored_then = _deferred._is_stored_then
+
+    def look(receipt: Receipt) -> bool:
+        looked.append(receipt)
+        return is_stored_then(receipt)
+
+    monkeypatch.setattr(_deferred, "_is_stored_then", look)
+    bus = TestBus(durable=True)
+    with bus.deferred():
+        for number in range(100):
+            bus.publish(Placed(number), expected_version=number)
+    assert 199 == len(looked)
+    assert bus._store is not None
+    assert 100 == bus._store.log.stream_version("K")
+
+
+def test_a_cancelled_publish_does_not_count_in_its_block() -> None:
+    """
+    The version that was its own is that of the next one.
+    """
+    bus = TestBus(durable=True)
+    with bus.deferred():
+        bus.publish(Placed(1), expected_version=0)
+        cancelled = bus.publish(Placed(2), expected_version=0)
+        bus.publish(Placed(3), expected_version=0)
+        assert cancelled.cancel()
+        bus.publish(Placed(4), expected_version=2)
+        with pytest.raises(ValueError, match="Give 3"):
+            bus.publish(Placed(5), expected_version=4)
+    assert bus._store is not None
+    assert 3 == bus._store.log.stream_version("K")
+
+
 @pytest.mark.parametrize("key", ["another", None])
 def test_a_block_has_one_stream_where_it_has_versions(key: str | None) -> None:
     """
@@ -454,3 +494,80 @@ class Counting(JSONCodec):
     def encode(self, event: Any) -> Encoded:
         self.encoded += 1
         return super().encode(event)
+
+
+# -- an end that is broken off ---------------------------------------------------------------------
+
+
+class Stop(BaseException):
+    """
+    An interruption that neither pytest nor asyncio treats in a way of its own.
+    """
+
+
+@pytest.mark.parametrize("has_log", [False, True], ids=["in memory", "logged"])
+@both
+def test_what_a_block_whose_end_is_broken_off_has_left_is_kept(
+    is_async: bool, has_log: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Its dead letters are there for those who would have got it, its keys are free again.
+    """
+    bus = TestBus(durable=has_log, errors="collect")
+    seen = list[int]()
+
+    def handle(placed: Placed) -> None:
+        if placed.number == 1:
+            raise Stop
+        seen.append(placed.number)
+
+    bus.subscribe(Placed, handle, name="note")
+    bus.subscribe(Placed, handle, name="never", where=lambda placed: placed.number > 9)
+    bus.subscribe(Placed, handle, name="odd", where=lambda placed: placed.key.missing)
+    if has_log:
+        bus.subscribe(Placed, lambda placed: None, name="log", delivery=Durable())
+    receipts = list[Receipt]()
+    with pytest.raises(Stop):
+        in_block(
+            bus,
+            [(Placed(number), {"idempotency_key": str(number)}) for number in (1, 2, 3)],
+            receipts.extend,
+            is_async=is_async,
+        )
+    assert [] == seen
+    assert [("note", 2), ("odd", 2), ("note", 3), ("odd", 3)] == [
+        (each.subscription, each.event.number) for each in bus.dead_letters
+    ]
+    assert {"undelivered"} == {each.reason for each in bus.dead_letters}
+    assert [0, 0, 0] == [each.delivered for each in receipts]
+    assert "2 publishes are not delivered now" in caplog.text
+    again = publish(bus, Placed(2), is_async=is_async, idempotency_key="2")
+    assert not again.duplicate
+
+
+def test_async_handlers_are_refused_in_a_block_that_cannot_await_them() -> None:
+    """
+    A block that was entered by a plain ``with`` refuses them at once, or at least at its end.
+    """
+    bus = TestBus()
+    refused = pytest.raises(RunningLoopError, match=r"`async with bus.deferred\(\):`")
+
+    async def handle(placed: Placed | Measured) -> None: ...
+
+    async def subscribe_late() -> None:
+        with bus.deferred():
+            await bus.apublish(Measured(1))
+            bus.subscribe(Measured, handle, name="late")
+
+    async def main() -> None:
+        bus.subscribe(Placed, handle, name="note")
+        with bus.deferred(), refused:
+            await bus.apublish(Placed(1))
+        async with bus.deferred():
+            with bus.deferred():
+                await bus.apublish(Placed(2))
+        with refused:
+            await subscribe_late()
+
+    asyncio.run(main())
+    assert [Placed(2)] == [each.event for each in bus.delivered]

@@ -376,7 +376,7 @@ class DurableModel(RuleBasedStateMachine):
         progress, now = self.store.progress, self.clock.time()
         holder = progress.position(name).lease
         assert progress.acquire(name, owner="other", ttl=5.0, now=now, instead_of=holder)
-        self.take_over(was_killed=True)
+        self.take_over(self.readers[name], was_killed=True)
         for _ in range(4):  # it is heard of no more; perhaps this process ends as well
             self.advance(20.0, is_consumed=False)
         self.advance(0.0)
@@ -392,11 +392,11 @@ class DurableModel(RuleBasedStateMachine):
         self.until.clear()
         self.restart()
 
-    def take_over(self, *, was_killed: bool) -> None:
+    def take_over(self, *readers: Reader, was_killed: bool) -> None:
         """
-        Compare with what is stored, and go on from that.
+        Compare with what is stored, and go on from that; all, unless some are given.
         """
-        for reader in self.readers.values():
+        for reader in readers or self.readers.values():
             reader.is_stopped = reader.mode.on_dead_letter == "stop" and bool(self.letters(reader))
             pending = {each.offset: each for each in self.store.progress.pending(reader.name)}
             taken = self.store.progress.position(reader.name).taken

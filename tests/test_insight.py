@@ -468,6 +468,26 @@ def test_statistics_are_of_those_who_are_subscribed(publish: Publish):
     assert (2, 1) == (bus.stats().published, bus.stats().unhandled)
 
 
+def test_a_queue_that_is_not_empty_is_counted_after_its_subscription(publish: Publish):
+    """
+    What a cancelled subscription has accepted stays in the statistics until it is over.
+    """
+    bus, seen = EventBus(), list[object]()
+    subscription = bus.subscribe(OrderPlaced, seen.append, name="brief", delivery=Queued())
+    subscription.pause()
+    publish(bus, OrderPlaced())
+    publish(bus, OrderPlaced())
+    subscription.cancel()
+    counted = bus.stats().subscriptions["brief"]
+    assert (2, 2, 0) == (counted.published, counted.depth, counted.delivered)
+    with bus.subscribe(OrderPlaced, seen.append, name="brief"):
+        assert 0 == bus.stats().subscriptions["brief"].published
+    subscription.resume()
+    assert bus.drain(20).ok
+    assert ({}, 2) == (counts(bus), len(seen))
+    bus.close()
+
+
 def test_a_delivery_under_way_counts_as_delivered(publish: Publish):
     """
     While its handler runs, an event counts as delivered.

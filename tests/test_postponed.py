@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import math
 import threading
@@ -26,6 +27,8 @@ from eventbus import (
     current_envelope,
     event,
 )
+from eventbus._job import Job
+from eventbus.memory import MemoryStore
 from eventbus.testing import TestBus, VirtualClock
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -258,6 +261,133 @@ def test_what_its_workers_end_with_is_kept_as_a_dead_letter() -> None:
     assert [("x", Reminded(7), "undelivered")] == [
         (each.subscription, each.event, each.reason) for each in bus.dead_letters
     ]
+
+
+class Interrupted:
+    """
+    A bus whose delayed publish waits in its second handler, and what has become of it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.calls = list[str]()
+        self.began = threading.Event()
+        self.bus = EventBus(**options)
+        self.bus.subscribe(Reminded, self._note("first"), name="first", priority=2)
+        self.bus.subscribe(Reminded, self._wait, name="wait", priority=1)
+        self.bus.subscribe(Reminded, self._note("last"), name="last")
+        self.bus.subscribe(Reminded, self._note("queued"), name="queued", delivery=Queued())
+
+    def _note(self, name: str) -> Callable[[Reminded], None]:
+        return lambda _: self.calls.append(name)
+
+    async def _wait(self, reminded: Reminded) -> None:
+        self.calls.append("wait")
+        self.began.set()
+        await asyncio.Event().wait()
+
+    async def begin(self) -> None:
+        self.bus.start()
+        self.bus.publish(Reminded(7), delay=0.001)
+        async with asyncio.timeout(PATIENCE):
+            while not self.began.is_set():  # noqa: ASYNC110 - it tells no task
+                await asyncio.sleep(0.001)
+
+    @property
+    def letters(self) -> list[tuple[str, str]]:
+        return [(each.subscription, each.reason) for each in self.bus.dead_letters]
+
+
+@pytest.mark.parametrize(
+    ("fanout", "is_left"), [("sequential", False), ("sequential", True), ("concurrent", False)]
+)
+def test_whom_an_interrupted_one_has_not_reached_is_kept_as_dead_letters(
+    fanout: Any, is_left: bool
+) -> None:
+    """
+    What the end of a loop breaks off is not begun again, and lost for nobody.
+    """
+    told = Interrupted(fanout=fanout)
+    if is_left:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(told.begin())
+        postponed: Any = told.bus._postponed
+        (worker,) = postponed.queues[1].staff
+        coroutine = worker.who.get_coro()
+        loop.close()
+        coroutine.close()
+    else:
+        asyncio.run(told.begin())
+    assert told.bus.drain(PATIENCE).ok
+    if fanout == "sequential":
+        assert ["first", "wait"] == told.calls
+        missed = ["wait", "last", "queued"]
+    else:
+        assert ["first", "last", "queued", "wait"] == sorted(told.calls)
+        missed = ["wait"]
+    assert [(name, "undelivered") for name in missed] == told.letters
+    stats = told.bus.stats().subscriptions
+    assert {1} == {each.published for each in stats.values()}
+    told.bus.close()
+    gc.collect()
+
+
+def test_one_that_was_begun_is_not_begun_again() -> None:
+    """
+    Whoever takes over from a worker that ended with a publish calls nobody again.
+    """
+
+    class HandBus(EventBus):
+        _workers = 0
+
+    clock, handled = VirtualClock(), list[Reminded]()
+    bus: Any = HandBus(clock=clock)
+    bus.subscribe(Reminded, handled.append, name="x")
+    bus.publish(Reminded(7), delay=1.0)
+    clock.advance(1.0)
+    queue = bus._postponed.queues[0]
+    worker = queue.lend()
+    job = queue.turn(worker)
+    for _ in range(2):
+        job.context.run(queue.keeper.perform, job, worker)
+    assert [Reminded(7)] == handled
+    assert 0 == len(bus.dead_letters)
+
+
+def test_one_that_cannot_be_stored_is_kept_as_a_dead_letter(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    What fails before any handler is called is kept for all of them.
+    """
+    clock = VirtualClock()
+    with EventBus(clock=clock, store=MemoryStore()) as bus:
+        bus.subscribe(Reminded, lambda _: None, name="x")
+        bus.publish(Reminded(), delay=1.0)
+
+        def fail(*_: object) -> None:
+            raise OSError("disk full")
+
+        monkeypatch.setattr(bus, "_append", fail)
+        clock.advance(1.0)
+        assert bus.drain(PATIENCE).ok
+        assert [("x", "undelivered")] == [
+            (each.subscription, each.reason) for each in bus.dead_letters
+        ]
+    assert ["disk full"] == [str(each.exc_info[1]) for each in caplog.records if each.exc_info]
+
+
+def test_a_cycle_leaves_no_dead_letters(caplog: pytest.LogCaptureFixture) -> None:
+    """
+    Publishes that cause each other without end are logged, and not kept to begin again.
+    """
+    clock = VirtualClock()
+    with EventBus(clock=clock) as bus:
+        bus.subscribe(Reminded, bus.publish, name="again")
+        bus.publish(Reminded(), delay=1.0)
+        clock.advance(1.0)
+        assert bus.drain(PATIENCE).ok
+        assert 0 == len(bus.dead_letters)
+    assert 1 == len([each for each in caplog.records if each.exc_info])
 
 
 def test_many_may_be_delayed_at_once() -> None:
@@ -604,3 +734,47 @@ def test_a_forked_process_leaves_to_its_parent_what_is_due_later() -> None:
         clock.advance(30.0)
         assert bus.drain(PATIENCE).ok
     assert ([], 0) == (seen, len(bus.dead_letters))
+
+
+@pytest.mark.parametrize("key", [None, "number"], ids=["bare", "ordered"])
+@both
+def test_what_is_due_does_not_wait_for_room(colour: Colour, key: Any) -> None:
+    """
+    A full queue that would make its publishers wait takes what was accepted long ago.
+    """
+    seen: list[int] = []
+
+    def read(reminded: Reminded) -> int:
+        return reminded.number
+
+    with TestBus() as bus:
+        mode = Queued(capacity=1, ordered_by=None if key is None else read)
+        queued = bus.subscribe(Reminded, lambda it: seen.append(it.number), name="q", delivery=mode)
+        queued.pause()
+        for number in range(12):
+            colour.publish(bus, Reminded(number), delay=1.0)
+        bus.clock.advance(2.0)
+        assert (12, 0) == (bus.stats().subscriptions["q"].depth, len(bus.dead_letters))
+        queued.resume()
+        bus.settle()
+        assert list(range(12)) == sorted(seen)
+
+
+def test_what_is_due_is_refused_by_a_queue_that_has_ended() -> None:
+    """
+    A subscription that is cancelled in this moment takes nothing beyond its capacity.
+    """
+    with EventBus() as bus:
+        subscription = bus.subscribe(Reminded, lambda _: None, name="q", delivery=Queued())
+        (queue,) = bus._queues.values()
+        subscription.pause()
+        bus.publish(Reminded())
+        subscription.cancel()
+        receipt: Any = bus.publish(Reminded(), delay=60.0)
+        job = Job(receipt.event, receipt, contextvars.copy_context(), 0.0, None, None)
+        refused: list[object] = []
+        queue.keeper.refuse = lambda _, error: refused.append(type(error))
+        queue._squeeze_in(job)
+        assert [BusClosedError] == refused
+        assert receipt.cancel()
+        subscription.resume()

@@ -30,6 +30,7 @@ from eventbus import (
 from eventbus.codec import JSONCodec
 from eventbus.event_log import Record
 from eventbus.memory import MemoryStore
+from eventbus.progress import Step
 from eventbus.projection import Projection, projection
 from eventbus.replay import Keeper
 from eventbus.sqlite import SQLiteStore
@@ -563,6 +564,44 @@ def test_one_process_at_a_time_brings_tables_on(file: SQLiteStore):
     for verb in ("catch_up", "rebuild"):
         with pytest.raises(SubscriptionBusyError, match="consumed by another"):
             getattr(made(Balances, file, clock=clock), verb)()
+
+
+def test_a_lease_that_has_run_out_is_watched_before_tables_are_brought_on(file: SQLiteStore):
+    """
+    Its holder may be well. Asked for it once, it waits; in a thread of its own it asks again.
+    """
+    deposit(file, 5)
+    made(Balances, file).catch_up()
+    clock = VirtualClock(start=1_000.0)
+    lease = file.progress.acquire("projection:balances", owner="another", ttl=10.0, now=0.0)
+    assert 1 == made(Balances, file, clock=clock).catch_up()
+    assert 20.0 < clock.monotonic() < 25.0
+    file.progress.acquire("projection:balances", owner="another", ttl=10.0, now=0.0)
+    following = made(Balances, file, clock=clock)
+    with following:
+        until(following, lambda: isinstance(following.error, SubscriptionBusyError))
+        clock.advance(25.0)
+        until(following, lambda: following.error is None)
+    assert lease is not None
+    with pytest.raises(LeaseLostError):
+        file.progress.advance(lease, Step())
+
+
+def test_one_that_cannot_be_built_follows_nothing(file: SQLiteStore):
+    """
+    It can be begun again, once the reason is gone.
+    """
+    balances = made(Balances, file)
+    deposit(file, 5)
+    with closing(sqlite3.connect(file.path)) as connection:
+        connection.execute("CREATE TABLE balances (mine)")
+    with pytest.raises(ProjectionError), balances:
+        raise AssertionError("it follows")
+    assert balances.error is None
+    with closing(sqlite3.connect(file.path)) as connection:
+        connection.execute("DROP TABLE balances")
+    with balances:
+        assert [("a", 5)] == rows(file)
 
 
 def test_one_thread_at_a_time_brings_it_on(store: Store):

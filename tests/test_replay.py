@@ -30,6 +30,7 @@ from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
 from eventbus.progress import Lease, Retry, Step
 from eventbus.replay import (
+    Keeper,
     Replayed,
     areplay,
     areplay_subscription,
@@ -395,13 +396,20 @@ def consumed(store: Store, **step: Any) -> Lease:
     return lease
 
 
+def at_rest(store: Store, **step: Any) -> None:
+    """
+    Do the same, and let nobody consume it.
+    """
+    store.progress.release(consumed(store, **step))
+
+
 def test_a_subscription_gets_again_what_it_has_finished(
     log: Store, codec: JSONCodec, again_for: Verb
 ):
     """
     What it has not taken yet is left to the delivery that follows: it comes once.
     """
-    log.progress.release(consumed(log))
+    at_rest(log)
     log.log.append([stored(Noted("not taken"), 50)])
     found: list[int | None] = []
     done = again_for(log, codec, lambda envelope, _: found.append(envelope.offset), "mailer")
@@ -413,7 +421,7 @@ def test_a_replay_moves_no_position(log: Store, codec: JSONCodec, again_for: Ver
     """
     Afterwards the subscription goes on where it was, with what it had pending.
     """
-    log.progress.release(consumed(log))
+    at_rest(log)
     before = log.progress.position("mailer")
     again_for(log, codec, lambda *_: None, "mailer", from_=3)
     assert before == log.progress.position("mailer")
@@ -449,7 +457,7 @@ def test_nobody_consumes_what_is_being_replayed(log: Store, codec: JSONCodec, ag
     """
     The lease is held during the replay and given back after it, also when it fails.
     """
-    log.progress.release(consumed(log))
+    at_rest(log)
     clock = VirtualClock()
 
     def deliver(*_: object) -> None:
@@ -469,16 +477,84 @@ def test_a_process_that_is_gone_is_not_waited_for(log: Store, codec: JSONCodec, 
     gone = subprocess.run(
         [sys.executable, "-c", child], capture_output=True, text=True, timeout=60, check=True
     )
-    log.progress.release(consumed(log))
+    at_rest(log)
     log.progress.acquire("mailer", owner=gone.stdout.strip(), ttl=9e9, now=0.0)
     assert 5 == again_for(log, codec, lambda *_: None, "mailer").delivered
+
+
+def test_a_lease_that_has_run_out_is_taken_over_from_who_does_not_renew_it(
+    log: Store, codec: JSONCodec, again_for: Verb
+):
+    """
+    It is watched for as long as a holder who is well would need, and not for longer.
+    """
+    consumed(log)  # by somebody of whom nothing is known, until the second 30
+    clock = VirtualClock(start=1_000.0)
+    began = clock.monotonic()
+    done = again_for(log, codec, lambda *_: None, "mailer", clock=clock)
+    assert (5, True) == (done.delivered, 20.0 < clock.monotonic() - began < 25.0)
+
+
+def test_a_holder_who_is_well_is_left_alone_when_the_clock_is_set_forward(
+    log: Store, codec: JSONCodec, again_for: Verb
+):
+    """
+    By the other clock its lease has run out; it renews it while it is watched.
+    """
+    lease = consumed(log)
+
+    class Leaping(VirtualClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            self.renew()
+
+        async def asleep(self, seconds: float) -> None:
+            await super().asleep(seconds)
+            self.renew()
+
+        def renew(self) -> None:
+            if self.monotonic() > 10.0:
+                log.progress.renew(lease, ttl=30.0, now=self.time())
+
+    clock = Leaping(start=3_600.0)
+    with pytest.raises(SubscriptionBusyError, match="is being consumed by app"):
+        again_for(log, codec, print, "mailer", clock=clock)
+
+
+def test_the_lease_is_renewed_however_the_clock_is_set_back(log: Store, codec: JSONCodec):
+    """
+    By that clock it would last for hours yet, and nobody would know who holds it.
+    """
+    at_rest(log)
+    renewed = list[float]()
+
+    class Back(VirtualClock):
+        def time(self) -> float:
+            return super().time() - 60.0 * self.monotonic()
+
+    clock, renew = Back(start=9e6), log.progress.renew
+
+    def noting(lease: Lease, *, ttl: float, now: float) -> Lease:
+        renewed.append(clock.monotonic())
+        return renew(lease, ttl=ttl, now=now)
+
+    class Noting:
+        def __getattr__(self, name: str) -> Any:
+            return noting if name == "renew" else getattr(log.progress, name)
+
+    progress: Any = Noting()
+    with Keeper.of(progress, "mailer", clock=clock) as keeper:
+        for _ in range(6):
+            clock.advance(10.0)
+            keeper.renew()
+    assert [20.0, 40.0, 60.0] == renewed
 
 
 def test_the_lease_is_renewed_during_a_long_replay(log: Store, codec: JSONCodec):
     """
     Many events take longer than one lease; nobody takes over between them.
     """
-    log.progress.release(consumed(log))
+    at_rest(log)
     clock = VirtualClock()
 
     def deliver(*_: object) -> None:
@@ -493,7 +569,7 @@ def test_a_replay_that_has_lost_its_lease_stops(log: Store, codec: JSONCodec):
     """
     Who took over consumes the subscription alone.
     """
-    log.progress.release(consumed(log))
+    at_rest(log)
     clock = VirtualClock()
     found: list[int | None] = []
 

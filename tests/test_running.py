@@ -738,3 +738,24 @@ def test_what_is_no_time_gives_nothing_up(verb: str, timeout: Any):
     desk.gate.set()
     assert desk.bus.close(PATIENCE).ok
     assert [1] == desk.handled
+
+
+def test_a_closed_bus_is_not_started_again() -> None:
+    """
+    Whoever enters it a second time learns of it there, and not at the first publish.
+    """
+    bus = EventBus(name="once")
+
+    async def enter() -> None:
+        async with bus:
+            raise AssertionError
+
+    with bus:
+        pass
+    with pytest.raises(BusClosedError, match="'once' is closed and cannot be started again"):
+        bus.start()
+    with pytest.raises(BusClosedError, match="cannot be started again"):
+        bus.__enter__()
+    with pytest.raises(BusClosedError, match="cannot be started again"):
+        asyncio.run(enter())
+    assert bus.close().ok

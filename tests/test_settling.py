@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from eventbus import (
+    Durable,
     Envelope,
     EventBus,
     HandlerAbortedError,
@@ -25,7 +26,7 @@ from eventbus import (
     event,
     fixed,
 )
-from eventbus.testing import TestBus, VirtualClock, record
+from eventbus.testing import TestBus, VirtualClock, _stamina, record
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
 
@@ -82,6 +83,10 @@ class Colour:
 
     def publish(self, bus: TestBus, *events: object) -> Callable[[], Any]:
         return lambda: (bus.apublish_many if self.is_async else bus.publish_many)(events)
+
+
+def fail(happened: object) -> None:
+    raise ValueError("out of paper")
 
 
 both = pytest.mark.parametrize("colour", [Colour(False), Colour(True)], ids=repr)
@@ -804,3 +809,339 @@ def test_a_restart_forgets_what_waits_in_queues_and_what_is_due_later() -> None:
         bus.settle(until=lambda: seen != [])
         assert [3] == seen
         assert 0 == bus.stats().scheduled
+
+
+# -- what has no end ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Have a test of what never ends end soon.
+    """
+    monkeypatch.setattr(_stamina, "_SPELL", 50)
+
+
+def polling(bus: TestBus, colour: Colour, seen: list[int]) -> Any:
+    """
+    Subscribe a handler that publishes its own event, as long as it is called.
+    """
+
+    def poll(happened: Noted) -> None:
+        seen.append(happened.amount)
+        bus.publish(Noted(happened.amount + 1))
+
+    return bus.subscribe(Noted, colour.handler(poll), delivery=Queued(), name="poll")
+
+
+@both
+@pytest.mark.usefixtures("patient")
+def test_settling_what_has_no_end_says_who_goes_on(colour: Colour) -> None:
+    """
+    A queue that is as long as before, however much of it was handled, fails the test.
+    """
+    bus, seen = TestBus(), list[int]()
+    polling(bus, colour, seen)
+    bus.publish(Noted(0))
+    with pytest.raises(AssertionError, match=r"poll has handled 100 events.*1 more wait.*delay="):
+        colour.run(colour.settle(bus))
+    assert 100 == len(seen)
+
+
+@pytest.mark.usefixtures("patient")
+def test_advancing_the_clock_over_what_has_no_end_says_so() -> None:
+    """
+    The clock, too, finds out that it would never arrive.
+    """
+    bus, seen = TestBus(), list[int]()
+    polling(bus, Colour(False), seen)
+    bus.publish(Noted(0))
+    with pytest.raises(AssertionError, match="poll has handled 100 events"):
+        bus.clock.advance(1.0)
+
+
+@both
+@pytest.mark.usefixtures("patient")
+def test_a_condition_is_asked_for_also_where_there_is_no_end(colour: Colour) -> None:
+    """
+    It is asked each time that every queue has handed out one event.
+    """
+    bus, seen = TestBus(), list[int]()
+    polling(bus, colour, seen)
+    bus.publish(Noted(0))
+    colour.run(colour.settle(bus, until=lambda: len(seen) == 3))
+    assert [0, 1, 2] == seen
+    bus.assert_published(Noted, times=4)
+
+
+@both
+@pytest.mark.usefixtures("patient")
+def test_draining_and_closing_give_up_what_has_no_end(colour: Colour) -> None:
+    """
+    They come back with what is left, as where time goes by; without a timeout they cannot.
+    """
+    bus, seen, reports = TestBus(), list[int](), list[Any]()
+    polling(bus, colour, seen)
+    bus.publish(Noted(0))
+
+    def drain(timeout: float | None) -> Callable[[], Any]:
+        def call() -> Any:
+            if not colour.is_async:
+                return reports.append(bus.drain(timeout))
+
+            async def adrain() -> None:
+                reports.append(await bus.adrain(timeout))
+
+            return adrain()
+
+        return call
+
+    def close() -> Any:
+        return bus.aclose() if colour.is_async else bus.close()
+
+    with pytest.raises(AssertionError, match="poll has handled 100 events"):
+        colour.run(drain(None))
+    colour.run(drain(0.5), close)
+    assert [{"poll": 1}] == [dict(each.left) for each in reports]
+    assert ["undelivered"] == [each.reason for each in bus.dead_letters]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_long_backlog_is_no_endless_one() -> None:
+    """
+    However long it is, and whatever it leads to, it is worked off.
+    """
+    with TestBus() as bus:
+        seen: list[int] = []
+
+        @bus.on(Deposited, delivery=Queued())
+        def hand_on(happened: Deposited) -> None:
+            bus.publish_many([Noted(happened.amount), Noted(-happened.amount)])
+
+        bus.subscribe(Noted, lambda e: seen.append(e.amount), delivery=Queued(), name="note")
+        bus.publish_many([Deposited(amount, str(amount)) for amount in range(1000)])
+        bus.settle()
+        assert 2000 == len(seen)
+
+
+@pytest.mark.usefixtures("patient")
+def test_what_is_left_to_others_is_no_backlog() -> None:
+    """
+    What has no end is found out as soon, whatever waits in paused queues or for asettle.
+    """
+    bus, seen = TestBus(), list[int]()
+    polling(bus, Colour(False), seen)
+
+    async def never(happened: Deposited) -> None: ...
+
+    bus.subscribe(Deposited, never, delivery=Queued(), name="never")
+    bus.subscribe(Deposited, print, delivery=Queued(), name="paused").pause()
+    bus.publish_many([Deposited(amount, str(amount)) for amount in range(500)])
+    bus.publish(Noted(0))
+
+    async def main() -> None:
+        with pytest.raises(AssertionError, match=r"poll has handled 100 events.*1 more wait"):
+            bus.clock.advance(1.0)
+
+    asyncio.run(main())
+
+
+# -- failures in the background ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["drain", "close", "settle", "adrain", "aclose", "asettle"])
+@pytest.mark.parametrize("kind", ["queued", "durable", "delayed"])
+def test_what_fails_in_a_thread_reaches_the_test_when_it_waits(way: str, kind: str) -> None:
+    """
+    Never the publish, which is over by then or is not: it depends.
+    """
+    bus = TestBus(threads=True, durable=True)
+    modes = {"queued": Queued(), "durable": Durable()}
+    if kind in modes:
+        bus.subscribe(Deposited, fail, delivery=modes[kind], name="printer")
+    else:
+        bus.subscribe(Deposited, fail, name="printer")
+    failed = threading.Event()
+    bus.observe(lambda occurrence: failed.set() if type(occurrence).__name__ == "Failed" else None)
+    bus.start()
+    for amount in range(3):
+        failed.clear()
+        bus.publish(Deposited(amount), delay=1.0 if kind == "delayed" else None)
+        bus.clock.advance(1.0)
+        assert failed.wait(20.0)
+    with pytest.raises(HandlerErrors, match="3 handlers of what was queued failed") as raised:
+        asyncio.run(getattr(bus, way)()) if way.startswith("a") else getattr(bus, way)()
+    assert ["printer"] * 3 == [each.subscription for each in raised.value.failures]
+    assert bus.close().ok
+
+
+@both
+@pytest.mark.parametrize("errors", [None, "raise"])
+def test_what_fails_in_the_background_is_raised_by_who_has_it_handled(
+    colour: Colour, errors: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Also on a bus whose publishes raise: of these, nothing is raised a second time.
+    """
+    bus = TestBus(errors=errors)
+    caught: list[HandlerErrors] = []
+
+    def hand_on(happened: Deposited) -> None:
+        try:
+            bus.publish(Noted(happened.amount))
+        except HandlerErrors as error:
+            caught.append(error)
+
+    bus.subscribe(Noted, fail, name="inline")
+    bus.subscribe(Deposited, colour.handler(hand_on), delivery=Queued(), name="hand on")
+    bus.subscribe(Deposited, colour.handler(fail), delivery=Queued(), name="queued")
+    bus.publish(Deposited(1))
+    with pytest.raises(HandlerErrors) as raised:
+        colour.run(colour.settle(bus))
+    names = [each.subscription for each in raised.value.failures]
+    assert (["queued"] if errors else ["inline", "queued"]) == names
+    assert (errors == "raise") == bool(caught)
+    assert [] == caplog.records
+    assert bus.close().ok
+
+
+@pytest.mark.parametrize("errors", [None, "raise"])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_what_fails_after_a_delay_is_raised_when_the_clock_has_arrived(
+    errors: Any, copies: int
+) -> None:
+    """
+    Also on a bus whose publishes raise, and by the name of each who failed.
+    """
+    bus = TestBus(errors=errors)
+    bus.subscribe(Deposited, fail, name="printer")
+    bus.faults.duplicate(Deposited, times=copies)
+    bus.publish(Deposited(1), delay=5.0)
+    with pytest.raises(HandlerErrors) as raised:
+        bus.clock.advance(10.0)
+    assert ["printer"] * copies == [each.subscription for each in raised.value.failures]
+    assert 10.0 == bus.clock.monotonic()
+
+
+def test_a_queued_handler_that_publishes_gets_its_receipt() -> None:
+    """
+    As on the real bus, and the test gets the failure.
+    """
+    bus, receipts = TestBus(), list[bool]()
+    bus.subscribe(Noted, fail, name="printer")
+
+    @bus.on(Deposited, delivery=Queued(), name="hand on")
+    def hand_on(happened: Deposited) -> None:
+        receipts.append(bus.publish(Noted(happened.amount)).ok)
+
+    bus.publish(Deposited(1))
+    with pytest.raises(HandlerErrors, match="1 handler of what was queued failed: printer"):
+        bus.settle()
+    assert [False] == receipts
+    bus.assert_delivered(hand_on)
+
+
+def test_a_task_that_outlives_its_queued_handler_fails_by_itself() -> None:
+    """
+    Nobody else would hear of what fails there.
+    """
+    bus, raised = TestBus(), list[bool]()
+    bus.subscribe(Noted, fail, name="printer")
+    tasks: list[asyncio.Task[None]] = []
+
+    async def outlive() -> None:
+        await asyncio.sleep(0)
+        try:
+            await bus.apublish(Noted(1))
+        except HandlerErrors:
+            raised.append(True)
+
+    @bus.on(Deposited, delivery=Queued())
+    async def spawn(happened: Deposited) -> None:
+        tasks.append(asyncio.create_task(outlive()))
+
+    async def main() -> None:
+        await bus.apublish(Deposited(1))
+        await bus.asettle()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+    assert [True] == raised
+
+
+def test_what_a_handler_has_settled_or_waited_for_is_raised_to_the_test() -> None:
+    """
+    Not to the handler, whose publish it is that ends last.
+    """
+    bus = TestBus()
+    bus.subscribe(Noted, fail, delivery=Queued(), name="printer")
+
+    @bus.on(Deposited, name="advance")
+    def advance(happened: Deposited) -> None:
+        bus.publish(Noted(1))
+        bus.settle()
+        bus.publish(Noted(2))
+        bus.clock.advance(1.0)
+
+    with pytest.raises(HandlerErrors, match="Deposited failed: printer, printer"):
+        bus.publish(Deposited(1))
+    bus.assert_delivered(advance)
+
+
+def test_a_room_made_by_a_publish_that_raises_leaves_the_failure_to_the_end() -> None:
+    """
+    It is none of that publish's, and it is not lost.
+    """
+    bus = TestBus(errors="raise")
+    bus.subscribe(Deposited, fail, delivery=Queued(capacity=1), name="printer")
+    bus.publish(Deposited(1))
+    bus.publish(Deposited(2))
+    assert 1 == len(bus.failures)
+    with pytest.raises(HandlerErrors, match="2 handlers of what was queued failed"):
+        bus.close()
+
+
+def test_what_is_lost_with_its_workers_is_known_to_the_test() -> None:
+    """
+    A job that several workers have ended with has failed, whoever finds that out.
+    """
+    bus = TestBus()
+
+    @bus.on(Deposited, delivery=Queued(), name="printer")
+    def end(happened: Deposited) -> None:
+        raise KeyboardInterrupt
+
+    bus.publish(Deposited(1))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            bus.settle()
+    with pytest.raises(HandlerErrors, match="printer"):
+        bus.settle()
+
+
+@both
+def test_an_attempt_does_not_see_what_the_one_before_has_set(colour: Colour) -> None:
+    """
+    Each has the publisher's context variables, as on the real bus.
+    """
+    with TestBus() as bus:
+        seen: list[str] = []
+
+        def look(happened: Deposited) -> None:
+            seen.append(tenant.get())
+            tenant.set("another")
+            if len(seen) < 2:
+                raise ValueError
+
+        bus.subscribe(
+            Deposited,
+            colour.handler(look),
+            delivery=Queued(),
+            retry=fixed(attempts=2, delay=1.0),
+            name="look",
+        )
+        token = tenant.set("acme")
+        bus.publish(Deposited(1))
+        tenant.reset(token)
+        colour.run(colour.settle(bus, until=lambda: len(seen) == 2))
+        assert ["acme", "acme"] == seen

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -636,6 +637,49 @@ def test_a_file_can_be_looked_at(path: Path):
             assert () == looking.check()
             with pytest.raises(StoreAccessError, match="cannot be written"):
                 looking.log.append([record()])
+
+
+def test_a_file_on_what_cannot_be_written_to_is_read_by_itself(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    A mounted backup has no room for the files that SQLite keeps beside it.
+    """
+    filled(path)
+    fixed = SimpleNamespace(f_flag=os.ST_RDONLY)
+    monkeypatch.setattr(os, "statvfs", lambda _: fixed)
+    with SQLiteStore(path, read_only=True) as looking:
+        assert 0 < looking.log.last_offset() == len(list(looking.log.read()))
+        assert [path.name] == os.listdir(path.parent)
+        with pytest.raises(StoreAccessError, match="cannot be written"):
+            looking.log.append([record()])
+    fixed.f_flag = 0
+    with SQLiteStore(path, read_only=True) as looking:
+        looking.log.last_offset()
+        assert [path.name] != os.listdir(path.parent)
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_folder_in_which_a_file_cannot_be_looked_at_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_made: bool
+):
+    """
+    It is nobody's fault that has opened the file to read it only.
+    """
+    if is_made:
+        filled(path)
+
+    def refuse(*_: object) -> None:
+        error = sqlite3.OperationalError("attempt to write a readonly database")
+        error.sqlite_errorcode = sqlite3.SQLITE_READONLY_DIRECTORY
+        raise error
+
+    monkeypatch.setattr(_database.Database, "connect", refuse)
+    can_write, access = os.W_OK, os.access
+    monkeypatch.setattr(os, "access", lambda name, mode: mode != can_write and access(name, mode))
+    with pytest.raises(StoreAccessError, match="Copy it to" if is_made else "written") as caught:
+        SQLiteStore(path, read_only=True)
+    assert str(path) == caught.value.path
 
 
 def test_there_must_be_something_to_look_at(path: Path):

@@ -5,13 +5,17 @@ Idempotency keys in the file: the contract, and what several processes ask of it
 from __future__ import annotations
 
 import math
+import os
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from contracts.idempotency_store import SOURCE, IdempotencyStoreContract, MakeStore
-from eventbus.sqlite import SQLiteStore
+from eventbus._owner import owner
+from eventbus.sqlite import SQLiteStore, _keys
 from eventbus.testing import VirtualClock
 
 
@@ -98,3 +102,36 @@ def test_a_claim_in_a_transaction_is_taken_back_with_it(tmp_path: Path):
         store._database.give_back(connection)
         assert "granted" == keys.claim("s", "free", source=SOURCE, now=0.0).state
         assert "pending" == keys.claim("s", "held", source=SOURCE, now=0.0).state
+
+
+@pytest.mark.parametrize("reads_bytes", [False, True])
+@pytest.mark.parametrize(("process", "is_free"), [("gone", True), ("running", False)])
+def test_what_a_dead_process_held_is_free_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    process: str,
+    *,
+    is_free: bool,
+    reads_bytes: bool,
+):
+    """
+    A key it had not completed is, and no other: whatever text the application reads.
+    """
+    alive = owner()
+    dead = alive.replace(f"pid {os.getpid()} ", "pid 999999999 ")
+    monkeypatch.setattr(_keys, "owner", lambda: dead if process == "gone" else alive)
+    with SQLiteStore(tmp_path / "store.db", clock=VirtualClock()) as store:
+        keys = store.keys()
+        left = keys.claim("s", "pending", source=SOURCE, now=0.0)
+        done = keys.claim("s", "done", source=SOURCE, now=0.0)
+        assert keys.complete(done, now=0.0)
+        monkeypatch.undo()
+        assert is_free is (keys.look("s", "pending", now=1.0) is None)
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+            connection.text_factory = bytes if reads_bytes else str
+            keys = keys.on(connection)
+            claim = keys.claim("s", "pending", source=SOURCE, now=1.0)
+            assert ("granted" if is_free else "pending") == claim.state
+            assert "done" == keys.claim("s", "done", source=SOURCE, now=1.0).state
+            assert is_free is not keys.complete(left, now=1.0)
+            assert is_free is not keys.release(left)

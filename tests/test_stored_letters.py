@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -18,12 +19,14 @@ from contracts.dead_letters import (
     PaymentError,
     ids,
     letter,
+    minutes,
 )
 from eventbus._records import Unreadable, envelope_of, legible, record_of
 from eventbus._stored_letters import StoredDeadLetters
 from eventbus.codec import JSONCodec
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import DeadLetterNotFoundError, StoreCorruptError
+from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
 from eventbus.sqlite import SQLiteStore
 from eventbus.testing.contracts._letters import OrderCancelled, UrgentOrderPlaced
@@ -111,6 +114,47 @@ def test_more_letters_than_one_page_are_searched(letters: StoredDeadLetters):
     assert "rare" == ids(letters.query(event_type=OrderCancelled))
     assert 231 == letters.count()
     assert 200 == len(letters.query(limit=200))
+
+
+@pytest.mark.parametrize("filters", [{}, {"event_type": OrderPlaced}])
+def test_letters_may_go_while_others_are_looked_for(
+    store: MemoryStore,
+    letters: StoredDeadLetters,
+    monkeypatch: pytest.MonkeyPatch,
+    filters: dict[str, Any],
+):
+    """
+    The page behind one whose last letter is gone is read all the same.
+    """
+    first, query = letter("0"), store.letters.query
+    for number in range(450):
+        letters.add(attrs.evolve(first, id=str(number)))
+
+    def query_and_discard(*given: Any, **options: Any) -> list[KeptLetter]:
+        found = query(*given, **options)
+        store.letters.remove(found[-1].id)
+        return found
+
+    monkeypatch.setattr(store.letters, "query", query_and_discard)
+    assert 450 == len(letters.query(**filters))
+    assert 445 == letters.count(**filters)
+    if filters:
+        assert 440 == letters.count()
+    assert "0" == next(iter(letters)).id
+
+
+def test_letters_are_counted_without_decoding_them(
+    letters: StoredDeadLetters, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    Where what is asked for is known without their events.
+    """
+    letters.add(letter("a", errors=[PaymentError("no")]))
+    monkeypatch.setattr("eventbus._stored_letters.read_letter", pytest.fail)
+    assert 1 == letters.count(subscription="shop.charge", error="PaymentError", since=minutes(0))
+    assert 0 == letters.count(error="ValueError")
+    with pytest.raises(TypeError, match="no filters"):
+        letters.count(errors="ValueError")
 
 
 def test_a_letter_discarded_meanwhile_is_not_counted(

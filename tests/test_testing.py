@@ -350,6 +350,31 @@ def test_a_redrive_returns_its_failure(bus: TestBus, colour: Colour) -> None:
     bus.assert_delivered("invoice", times=1)
 
 
+@in_both_colours
+def test_failures_at_the_end_of_a_deferred_block_reach_the_test(
+    bus: TestBus, colour: Colour
+) -> None:
+    """
+    The end of the block raises them, once all that has waited is delivered.
+    """
+    bus.subscribe(OrderPlaced, colour.handler(break_down), name="printer")
+
+    async def defer() -> None:
+        async with bus.deferred():
+            await bus.apublish(OrderPlaced("1"))
+            await bus.apublish(OrderPlaced("2"))
+
+    def test() -> None:
+        if colour.publishes_async:
+            return asyncio.run(defer())
+        with bus.deferred():
+            bus.publish_many([OrderPlaced("1"), OrderPlaced("2")])
+
+    with pytest.raises(HandlerErrors, match="what was deferred failed: printer, printer"):
+        test()
+    assert 2 == len(bus.dead_letters)
+
+
 def test_what_outlives_its_handler_fails_by_itself(bus: TestBus) -> None:
     """
     A task that publishes after its handler has returned gets the failures of that publish.

@@ -9,6 +9,7 @@ import contextvars
 import functools
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -42,6 +43,11 @@ class RushOrderPlaced(OrderPlaced):
 class InvoiceSent:
     order_id: str = "A-1"
     number: int = 1
+
+
+@event(key="account")
+class Opened:
+    account: str = "a"
 
 
 @pytest.fixture
@@ -323,6 +329,78 @@ def test_duplicates_end_with_once(bus: TestBus) -> None:
         bus.faults.duplicate(OrderPlaced, times=0)
 
 
+@in_both_colours
+def test_what_is_due_later_is_duplicated_when_it_is_due(bus: TestBus, colour: Colour) -> None:
+    """
+    No copy is delivered before, and none if the publish is cancelled.
+    """
+    times: list[float] = []
+    bus.subscribe(
+        OrderPlaced, colour.handler(lambda placed: times.append(bus.clock.monotonic())), name="q"
+    )
+    bus.faults.duplicate(OrderPlaced, times=2)
+    colour.publish(bus, OrderPlaced("1"), delay=60)
+    assert colour.publish(bus, OrderPlaced("2"), delay=60).cancel()
+    bus.clock.advance(60)
+    assert [60.0, 60.0] == times
+    assert ["1", "1"] == [each.event.order_id for each in bus.delivered]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_deferred_is_duplicated_at_the_end_of_the_block(
+    bus: TestBus, is_async: bool
+) -> None:
+    """
+    Nothing comes before, and nothing at all of a block that was broken off.
+    """
+    taken: list[object] = []
+    bus.subscribe(OrderPlaced, collector(taken), name="q")
+    bus.faults.duplicate(OrderPlaced, times=2)
+
+    async def adefer() -> None:
+        async with bus.deferred():
+            await bus.apublish(OrderPlaced())
+            assert [] == taken
+
+    def defer(then: object = None) -> None:
+        with bus.deferred():
+            bus.publish(OrderPlaced())
+            assert [] == taken
+            if then is not None:
+                raise KeyError(then)
+
+    with pytest.raises(KeyError, match="rolled back"):
+        defer("rolled back")
+    assert [] == taken
+    asyncio.run(adefer()) if is_async else defer()
+    assert [OrderPlaced(), OrderPlaced()] == taken
+
+
+@pytest.mark.parametrize("what", [3, "OrderPlaced", OrderPlaced(), print])
+def test_a_fault_of_no_class_of_events_is_refused(bus: TestBus, what: Any) -> None:
+    """
+    It would happen to nothing, and the test pass for that.
+    """
+    with pytest.raises(TypeError, match="events are meant by their class, not by"):
+        bus.faults.duplicate(what)
+    with pytest.raises(TypeError, match="events are meant by their class, not by"):
+        bus.faults.reorder(OrderPlaced, what)
+
+
+def test_a_fault_may_be_of_several_classes(bus: TestBus) -> None:
+    """
+    A union stands for each of its members.
+    """
+    union: Any = OrderPlaced | InvoiceSent
+    bus.subscribe(object, print, name="q")
+    bus.faults.duplicate(union)
+    bus.publish_many([OrderPlaced(), InvoiceSent()])
+    bus.assert_delivered("q", times=4)
+    with bus.faults.reorder(union):
+        bus.publish(OrderPlaced())
+    bus.assert_delivered("q", times=6)
+
+
 # -- reorder ------------------------------------------------------------------------------------
 
 
@@ -409,6 +487,25 @@ def test_what_is_held_back_is_in_no_queue(colour: Colour) -> None:
         assert (0, 2, False) == (receipt.delivered, receipt.queued, receipt.unhandled)
         bus.settle()
         bus.assert_delivered("queued", times=1)
+
+
+def test_what_is_due_later_is_held_back_when_it_is_due(bus: TestBus) -> None:
+    """
+    The end of the block delivers nothing before its time.
+    """
+    taken: list[OrderPlaced] = []
+    bus.subscribe(OrderPlaced, collector(taken), name="q")
+    with bus.faults.reorder(OrderPlaced):
+        bus.publish(OrderPlaced("late"), delay=60)
+    assert [] == taken
+    with bus.faults.reorder(OrderPlaced):
+        bus.publish(OrderPlaced("0"), delay=10)
+        bus.publish(OrderPlaced("1"), delay=20)
+        bus.clock.advance(30)
+        assert [] == taken
+    assert ["1", "0"] == [each.order_id for each in taken]
+    bus.clock.advance(30)
+    assert ["1", "0", "late"] == [each.order_id for each in taken]
 
 
 @in_both_colours
@@ -948,3 +1045,124 @@ def test_what_handlers_of_another_bus_publish_is_their_own(bus: TestBus) -> None
     with bus.faults.check_idempotent():
         bus.publish(OrderPlaced())
     assert [OrderPlaced()] == other.published
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("threads", [False, True])
+def test_the_end_of_a_block_checks_what_is_queued(is_async: bool, threads: bool) -> None:
+    """
+    What was not settled in the block is handled there, an attempt that is due soon as well.
+    """
+    numbers, attempts = itertools.count(), list[int]()
+
+    def count(placed: OrderPlaced) -> int:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError("not yet")
+        return next(numbers)
+
+    async def acount(placed: OrderPlaced) -> int:
+        return count(placed)
+
+    bus = TestBus(threads=threads)
+    retry = fixed(attempts=2, delay=0.0 if threads else 1.0)
+    handler = acount if is_async and not threads else count
+    bus.subscribe(OrderPlaced, handler, delivery=Queued(), name="count", retry=retry)
+
+    def test() -> None:
+        with bus.faults.check_idempotent():
+            bus.publish(OrderPlaced())
+
+    async def atest() -> None:
+        async with bus.faults.check_idempotent():
+            await bus.apublish(OrderPlaced())
+
+    with pytest.raises(AssertionError, match=r"count\n.*\n +returned 0, the second time 1"):
+        asyncio.run(atest()) if is_async else test()
+    assert bus.faults.check is None
+    assert bus.close().ok
+
+
+def test_the_end_of_a_block_in_a_loop_says_what_it_cannot_check(bus: TestBus) -> None:
+    """
+    A plain ``with`` cannot await what is queued, and names what can.
+    """
+
+    async def never(placed: OrderPlaced) -> None: ...
+
+    bus.subscribe(OrderPlaced, never, delivery=Queued(), name="never")
+
+    async def test() -> None:
+        with bus.faults.check_idempotent():
+            await bus.apublish(OrderPlaced())
+
+    with pytest.raises(RunningLoopError, match=r"waits for never.*an async with block"):
+        asyncio.run(test())
+    assert bus.faults.check is None
+
+
+def test_what_fails_at_the_end_of_a_block_is_the_news(bus: TestBus) -> None:
+    """
+    A queued handler that fails there is raised, and nothing reported.
+    """
+    numbers = itertools.count()
+
+    def fail(placed: OrderPlaced) -> None:
+        raise ValueError("out of paper")
+
+    bus.subscribe(OrderPlaced, lambda placed: next(numbers), delivery=Queued(), name="count")
+    bus.subscribe(OrderPlaced, fail, delivery=Queued(), name="fail")
+    with pytest.raises(HandlerErrors, match="fail"), bus.faults.check_idempotent():
+        bus.publish(OrderPlaced())
+    assert bus.close().ok
+
+
+@in_both_colours
+@pytest.mark.parametrize("way", ["now", "delayed", "deferred"])
+def test_what_a_second_run_publishes_is_delivered_to_nobody(colour: Colour, way: str) -> None:
+    """
+    Neither when it is due nor from the log; and what is put off is compared as well.
+    """
+    bus, numbers = TestBus(durable=True), itertools.count()
+    options: Any = {"delay": 5} if way == "delayed" else {}
+
+    async def apublish(placed: OrderPlaced) -> None:
+        async with bus.deferred() if way == "deferred" else nullcontext():
+            await bus.apublish(InvoiceSent(number=next(numbers)), **options)
+
+    def publish(placed: OrderPlaced) -> None:
+        with bus.deferred() if way == "deferred" else nullcontext():
+            bus.publish(InvoiceSent(number=next(numbers)), **options)
+
+    bus.subscribe(OrderPlaced, apublish if colour.handles_async else publish, name="invoice")
+    bus.subscribe(InvoiceSent, print, name="inline")
+    bus.subscribe(InvoiceSent, print, delivery=Durable(), name="durable")
+    text = "published InvoiceSent.*\n +number: 1 instead of 0"
+    with pytest.raises(AssertionError, match=text), bus.faults.check_idempotent():
+        colour.publish(bus, OrderPlaced())
+    bus.clock.advance(10)
+    bus.settle()
+    bus.assert_delivered("inline", times=1)
+    bus.assert_delivered("durable", times=1)
+    assert 2 == bus.stats().published
+    assert 0 == bus.stats().scheduled
+
+
+@in_both_colours
+def test_a_second_run_finds_a_stream_that_has_moved_on(colour: Colour) -> None:
+    """
+    Nothing is written then, and the version that is expected is compared all the same.
+    """
+    bus = TestBus(durable=True)
+
+    async def aopen(placed: OrderPlaced) -> None:
+        await bus.apublish(Opened(), expected_version=0)
+
+    def open_(placed: OrderPlaced) -> None:
+        bus.publish(Opened(), expected_version=0)
+
+    bus.subscribe(OrderPlaced, aopen if colour.handles_async else open_, name="open")
+    text = "raised ConcurrencyError.* the second time"
+    with pytest.raises(AssertionError, match=text), bus.faults.check_idempotent():
+        colour.publish(bus, OrderPlaced())
+    bus.assert_published(Opened, times=1)

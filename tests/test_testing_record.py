@@ -22,6 +22,7 @@ from eventbus import (
     EventBus,
     HandlerErrors,
     IdempotencyStore,
+    Inline,
     InMemoryDeadLetters,
     InMemoryIdempotencyStore,
     PublishCycleError,
@@ -985,3 +986,65 @@ def test_a_block_that_leaves_async_handlers_to_do_says_so(bus: EventBus) -> None
     with pytest.raises(RunningLoopError, match=r"waits for take.*make it an async with block"):
         asyncio.run(test())
     assert bus is bus._stand_in()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_recording_that_ends_elsewhere_says_so(bus: EventBus, is_async: bool) -> None:
+    """
+    Nobody between has known of it, as where a fixture has a task of its own.
+    """
+    recording = record(bus)
+
+    async def begin() -> TestBus:
+        return await recording.__aenter__() if is_async else recording.__enter__()
+
+    async def test() -> None:
+        await bus.apublish(OrderPlaced())
+
+    async def end() -> None:
+        if is_async:
+            await recording.__aexit__(None, None, None)
+        else:
+            recording.__exit__(None, None, None)
+
+    async def main() -> None:
+        recorded = await asyncio.create_task(begin())
+        await asyncio.create_task(test())
+        with pytest.raises(RuntimeError, match=r"another task or thread.*Enter it in the test"):
+            await asyncio.create_task(end())
+        recorded.assert_nothing_published()
+        assert recorded.is_closed
+
+    asyncio.run(main())
+    assert 1 == bus.stats().published
+    assert bus is bus._stand_in()
+
+
+def test_a_recording_delivers_or_does_not(bus: EventBus) -> None:
+    """
+    What is neither true nor false is refused, and does not deliver by chance.
+    """
+    given: Any = "no"
+    with pytest.raises(TypeError, match=r"deliver= is True or False, not 'no'"):
+        record(bus, deliver=given)
+
+
+@pytest.mark.parametrize("kind", ["queued", "delayed"])
+@pytest.mark.parametrize("errors", ["collect", "raise"])
+def test_what_fails_in_the_background_reaches_the_test(kind: str, errors: Any) -> None:
+    """
+    Whatever the application's bus does with what fails in its publishes.
+    """
+    bus = EventBus(errors=errors)
+
+    def fail(placed: OrderPlaced) -> None:
+        raise ValueError("out of paper")
+
+    bus.subscribe(
+        OrderPlaced, fail, name="print", delivery=Queued() if kind == "queued" else Inline()
+    )
+    with ExitStack() as stack:
+        recorded = stack.enter_context(record(bus))
+        bus.publish(OrderPlaced(), delay=5 if kind == "delayed" else None)
+        with pytest.raises(HandlerErrors, match="print"):
+            recorded.clock.advance(10)

@@ -475,6 +475,49 @@ def test_a_letter_of_a_handler_that_is_gone_cannot_be_redriven() -> None:
     assert ([A(7)], 0) == (seen, len(bus.dead_letters))
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["redrive", "aredrive"])
+@pytest.mark.parametrize("queue", [None, Queued()], ids=["inline", "queued"])
+def test_a_redrive_asks_the_filter_that_has_raised(is_async: bool, queue: Any) -> None:
+    """
+    What its filter has never let pass comes past it only if it does so now.
+    """
+    bus, seen = EventBus(), list[A]()
+    options = {} if queue is None else {"delivery": queue}
+
+    def redrive_all() -> list[Receipt]:
+        return asyncio.run(bus.aredrive_all()) if is_async else bus.redrive_all()
+
+    with bus.subscribe(A, seen.append, name="a", where=lambda a: a.absent, **options):
+        bus.publish_many([A(1), A(2)])
+        assert [False, False] == [each.ok for each in redrive_all()]
+        assert [0, 0] == [each.attempts for each in bus.dead_letters]
+    bus.subscribe(A, seen.append, name="a", where=lambda a: a.n == 2, **options)
+    assert [(True, 0), (True, 1)] == [(each.ok, each.delivered) for each in redrive_all()]
+    assert ([A(2)], 0) == (seen, len(bus.dead_letters))
+    counted = bus.stats().subscriptions["a"]
+    assert (2, 1, 1) == (counted.published, counted.delivered, counted.missed)
+    bus.close()
+
+
+def test_a_letter_is_not_redriven_to_a_handler_of_other_events() -> None:
+    """
+    Whoever has its subscription's name by now, and takes no such events, does not get it.
+    """
+    bus = EventBus()
+
+    def fail(a: A) -> None:
+        raise ValueError
+
+    with bus.subscribe(A, fail, name="mail"):
+        bus.publish(A())
+    (letter,) = bus.dead_letters
+    no_mail = pytest.raises(SubscriptionNotFoundError, match=r"subscribed to B here.*event is of A")
+    with bus.subscribe(B, lambda b: None, name="mail"), no_mail:
+        bus.redrive(letter)
+    with bus.subscribe(object, lambda anything: None, name="mail"):
+        assert bus.redrive(letter).ok
+
+
 def test_a_letter_that_is_gone_cannot_be_redriven() -> None:
     """
     Neither by its id nor by itself, once it has been discarded.

@@ -76,7 +76,8 @@ def list_letters(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     """
     Show dead letters, the oldest first.
     """
-    letters = store.letters.query(selection_of(arguments), limit=arguments.n, after=arguments.after)
+    after = 0 if arguments.after is None else store.letters.get(arguments.after).place
+    letters = store.letters.query(selection_of(arguments), limit=arguments.n, after=after)
     out.rows(_LIST, map(_row, letters))
     return 0
 

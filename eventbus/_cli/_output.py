@@ -44,6 +44,7 @@ class Output:
         self.stream = stream
         self.is_json = is_json
         self.sleep = sleep
+        self._widths: list[int] = []
 
     def rows(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """
@@ -55,19 +56,24 @@ class Output:
             return
         cells = [[_cell(row.get(column)) for column in columns] for row in rows]
         heads = [column.upper().replace("_", " ") for column in columns]
-        widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+        self._widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
         for row_of_cells in [heads, *cells]:
-            pairs = zip(row_of_cells, widths, strict=True)
-            self.text("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
+            self._row(row_of_cells)
+
+    def _row(self, cells: Sequence[str]) -> None:
+        pairs = zip(cells, self._widths, strict=True)
+        self.text("  ".join(cell.ljust(width) for cell, width in pairs).rstrip())
 
     def one(self, columns: Sequence[str], row: Mapping[str, Any]) -> None:
         """
-        Write one row by itself, behind a table whose widths are not known any more.
+        Write one more row of the last table; a column that is too narrow stays wider.
         """
         if self.is_json:
             self.line(row)
-        else:
-            self.text("  ".join(_cell(row.get(column)) for column in columns).rstrip())
+            return
+        cells = [_cell(row.get(column)) for column in columns]
+        self._widths = [max(each) for each in zip(self._widths, map(len, cells), strict=True)]
+        self._row(cells)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """

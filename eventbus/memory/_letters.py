@@ -6,9 +6,12 @@ Law: a dictionary in order of arrival, and who has claimed which letter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from math import inf
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -19,6 +22,8 @@ from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
 
 __all__ = ["MemoryLetters", "missing"]
 
+_place_of = attrgetter("place")
+
 
 class MemoryLetters:
     """
@@ -26,12 +31,17 @@ class MemoryLetters:
 
     Args:
         lock: What to hold while something changes; reentrant.
+
+    Attributes:
+        changes: How often something has changed.
     """
 
     def __init__(self, lock: AbstractContextManager[Any]) -> None:
         self._lock = lock
         self._by_id: dict[str, KeptLetter] = {}
         self._claims: dict[str, tuple[str, float]] = {}
+        self._last_place = 0
+        self.changes = 0
 
     def add(self, letter: KeptLetter) -> None:
         """
@@ -55,9 +65,15 @@ class MemoryLetters:
         def install() -> None:
             for id in gone:
                 self.remove(id)
-            self._by_id.update(added)
+            for each in added.values():
+                self._last_place += 1
+                self._put(attrs.evolve(each, place=self._last_place))
 
         return install
+
+    def _put(self, letter: KeptLetter) -> None:
+        self._by_id[letter.id] = letter
+        self.changes += 1
 
     def get(self, id: str) -> KeptLetter:
         """
@@ -74,17 +90,16 @@ class MemoryLetters:
         selection: Selection = EVERY_LETTER,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: int = 0,
     ) -> list[KeptLetter]:
         """
         Return the letters that are meant, first arrival first, at most *limit*.
         """
         check_limit(limit)
         with self._lock:
-            ids = list(self._by_id)
-            start = 0 if after is None else ids.index(self.get(after).id) + 1
-            letters = [self._by_id[id] for id in ids[start:]]
-        return [letter for letter in letters if selection.matches(letter)][:limit]
+            letters = list(self._by_id.values())
+        behind = letters[bisect_right(letters, after, key=_place_of) :]
+        return list(islice(filter(selection.matches, behind), limit))
 
     def count(self, selection: Selection = EVERY_LETTER) -> int:
         """
@@ -97,7 +112,7 @@ class MemoryLetters:
         Put *letter* in the place of the one with its id; its claim ends.
         """
         with self._lock:
-            self._by_id[self.get(letter.id).id] = letter
+            self._put(attrs.evolve(letter, place=self.get(letter.id).place))
             self._claims.pop(letter.id, None)
 
     def edit(self, id: str, payload: bytes | None) -> KeptLetter:
@@ -105,8 +120,8 @@ class MemoryLetters:
         Deliver *payload* from now on; ``None``: the original again.
         """
         with self._lock:
-            self._by_id[id] = letter = attrs.evolve(self.get(id), edited=payload)
-        return letter
+            self._put(attrs.evolve(self.get(id), edited=payload))
+            return self.get(id)
 
     def remove(self, id: str) -> KeptLetter:
         """
@@ -115,6 +130,7 @@ class MemoryLetters:
         with self._lock:
             self.get(id)
             self._claims.pop(id, None)
+            self.changes += 1
             return self._by_id.pop(id)
 
     def discard(self, selection: Selection = EVERY_LETTER) -> int:
@@ -134,6 +150,7 @@ class MemoryLetters:
             if holder != owner and now < expires:
                 return False
             self._claims[id] = (owner, now + ttl)
+            self.changes += 1
             return True
 
     def release_all(self) -> None:
@@ -142,6 +159,7 @@ class MemoryLetters:
         """
         with self._lock:
             self._claims.clear()
+            self.changes += 1
 
     def floor(self) -> float:
         """
@@ -155,8 +173,45 @@ class MemoryLetters:
         """
         Return the keys whose later events wait behind a letter.
         """
-        letters = self.query(Selection(subscription=subscription, holds_key=True))
-        return frozenset(each.record.key for each in letters if each.record.key is not None)
+        return _keys(self.holding(subscription))
+
+    def stuck_keys(self, subscription: str) -> frozenset[str]:
+        """
+        Return the held keys that do not go on by themselves.
+        """
+        return _keys(each for each in self.holding(subscription) if each.is_stuck)
+
+    def holding(self, subscription: str) -> list[KeptLetter]:
+        """
+        Return the letters of a subscription behind which later events wait.
+        """
+        with self._lock:
+            letters = list(self._by_id.values())
+        return [each for each in letters if each.holds_key and each.subscription == subscription]
+
+    def free(self, subscription: str, keys: Collection[str], *, now: float) -> dict[str, list[int]]:
+        """
+        Take out the letters that hold *keys*, and return the offsets of their records.
+
+        Keys of which a letter is stuck, or is being redriven, are left out.
+        """
+        freed: dict[str, list[KeptLetter]] = {key: [] for key in keys}
+        for letter in self.holding(subscription):
+            key = letter.record.key
+            if key in freed:
+                _, until = self._claims.get(letter.id, ("", now))
+                if letter.is_stuck or now < until:
+                    del freed[key]
+                else:
+                    freed[key].append(letter)
+        return {
+            key: sorted(self.remove(each.id).record.offset for each in letters)
+            for key, letters in freed.items()
+        }
+
+
+def _keys(letters: Iterable[KeptLetter]) -> frozenset[str]:
+    return frozenset(each.record.key for each in letters if each.record.key is not None)
 
 
 def missing(id: str) -> DeadLetterNotFoundError:

@@ -45,6 +45,7 @@ class InMemoryEventLog:
     Args:
         floor: Returns the offset up to which every subscription has finished.
         lock: What to hold while something changes; reentrant.
+        changes: Returns how often something else has changed that `changes` is to show.
 
     Attributes:
         listeners: Who is called after each append.
@@ -57,8 +58,10 @@ class InMemoryEventLog:
         self,
         floor: Callable[[], float] = lambda: inf,
         lock: AbstractContextManager[Any] | None = None,
+        changes: Callable[[], int] = lambda: 0,
     ) -> None:
         self._floor = floor
+        self._other_changes = changes
         self._records: list[Record] = []
         self._streams: dict[str, list[Record]] = {}
         self._versions: dict[str, int] = {}
@@ -243,9 +246,9 @@ class InMemoryEventLog:
 
     def changes(self) -> int:
         """
-        Return a number that is another one whenever something was appended since.
+        Return a number that is another one whenever something was committed since.
         """
-        return self._changes
+        return self._changes + self._other_changes()
 
     def on_append(self, callback: Callable[[], object]) -> Callable[[], None]:
         """

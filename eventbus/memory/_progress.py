@@ -7,7 +7,7 @@ way leaves the old one as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from math import inf
@@ -69,7 +69,7 @@ class _Changes:
         self.gone.append(id)
 
     def held_keys(self, subscription: str) -> set[str]:
-        kept = self.kept.query(Selection(subscription=subscription, holds_key=True))
+        kept = self.kept.holding(subscription)
         left = [*(each for each in kept if each.id not in self.gone), *self.added]
         keys = {each.record.key for each in left if each.holds_key}
         return {key for key in keys if key is not None}
@@ -272,7 +272,7 @@ class MemoryProgress:
         letters.added += [
             each for each in step.dead if pending.pop(each.record.offset, None) is not None
         ]
-        keys = letters.held_keys(name)
+        keys = letters.held_keys(name) if step.hold else set[str]()
         held = [
             each
             for each in step.hold
@@ -294,6 +294,18 @@ class MemoryProgress:
         Do as `advance`, which waits for nothing here.
         """
         return self.advance(lease, step)
+
+    def take_up(self, lease: Lease, keys: Collection[str], *, now: float) -> dict[str, list[int]]:
+        """
+        Let what is held of *keys* wait for its turn again.
+        """
+        with self._lock:
+            account, name = self.fenced(lease), lease.subscription
+            taken = self._letters.free(name, keys, now=now)
+            waiting = {each: Pending(offset=each) for offsets in taken.values() for each in offsets}
+            pending = {**waiting, **account.pending}
+            self._accounts[name] = attrs.evolve(account, pending=pending)
+            return taken
 
     def transaction(self, of: Lease | str, /) -> AbstractContextManager[Transaction]:
         """

@@ -56,8 +56,8 @@ class MemoryStore:
         self._connection: HandlerConnection | None = None
         self._crashes = 0
         self._lock = lock = RLock()
-        self._letters = MemoryLetters(lock)
-        self._log = InMemoryEventLog(self._floor, lock)
+        self._letters = letters = MemoryLetters(lock)
+        self._log = InMemoryEventLog(self._floor, lock, lambda: letters.changes)
         self._progress = MemoryProgress(self._log, self._letters, lock, self._transaction)
         self._idempotency = InMemoryIdempotencyStore() if idempotency is None else idempotency
         self.is_closed = False
@@ -153,7 +153,7 @@ class MemoryStore:
         connection.execute("BEGIN IMMEDIATE")
         staged = self._log.staged[connection] = []
         keys = StagedKeys(self._idempotency)
-        connection.is_lent = True
+        connection.lend()
         try:
             yield (transaction := _MemoryTransaction(of, connection, keys, self._progress))
             connection.take_back()
@@ -161,10 +161,11 @@ class MemoryStore:
                 if crashes != self._crashes:
                     raise _crashed(of)
                 self._commit(transaction, staged)
-        except BaseException:
+        except BaseException as error:
             connection.is_lent = False
             connection.rollback()
             keys.undo()
+            connection.explain(error)
             raise
         finally:
             self._log.staged.pop(connection, None)

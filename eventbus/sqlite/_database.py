@@ -4,6 +4,9 @@ The file, and the connections to it.
 Law: here a path becomes a database. Each connection is used by one thread at a time and
 autocommits: a transaction is one that somebody began by name.
 
+Beside a file in WAL mode SQLite keeps two others, also to read it. Where the file system cannot
+be written to nobody changes the file either, and it is read without them.
+
 A connection must not be carried into a forked child: https://www.sqlite.org/howtocorrupt.html,
 2.6. A store that is used in a child of the process that opened it refuses to work.
 """
@@ -78,6 +81,24 @@ class Database:
         if not self.is_read_only:
             self._make_file()
         self._check_whole()
+        try:
+            return self._opened(clock)
+        except StoreAccessError as error:
+            folder = os.path.dirname(self.path)
+            if (
+                not self.is_read_only
+                or os.access(folder, os.W_OK)
+                or not os.access(self.path, os.R_OK)
+            ):
+                raise
+            raise StoreAccessError(
+                f"{self.path} cannot be read where it is: SQLite needs two more files beside it, "
+                f"and this process may not make them in {folder}. Copy it to another folder, or "
+                f"look as a user who may.",
+                path=self.path,
+            ) from error
+
+    def _opened(self, clock: Clock) -> sqlite3.Connection:
         with faults(self.path):
             connection = self.connect(sqlite3.Connection)
             try:
@@ -162,7 +183,9 @@ class Database:
         """
         Open another connection, which raises what `sqlite3` raises.
         """
-        mode = "ro" if self.is_read_only else "rw"
+        mode = "rw"
+        if self.is_read_only:
+            mode = "ro&immutable=1" if _is_still(self.path) else "ro"
         connection = sqlite3.connect(
             f"{Path(self.path).as_uri()}?mode={mode}",
             uri=True,
@@ -252,3 +275,16 @@ class Database:
                 except IndexError:  # pragma: no cover - two threads close at once
                     break
                 connection.close()
+
+
+def _is_still(path: str) -> bool:
+    """
+    Whether nobody can change the file: it is whole, on what cannot be written to.
+    """
+    if not hasattr(os, "statvfs"):  # pragma: no cover - on Windows
+        return False
+    try:
+        is_fixed = bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False  # SQLite will say why
+    return is_fixed and not os.path.exists(f"{path}-wal")

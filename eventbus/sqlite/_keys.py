@@ -4,24 +4,29 @@ Idempotency keys in a table: one claim among threads and processes.
 Law: a store decides, it does not wait. Time comes in on the caller's monotonic clock and
 is kept as wall time, in nanoseconds, so that processes agree on it; how far the two are
 apart is measured once, when the store is made. So a wall clock that is set back later
-prolongs nothing here, and in processes started after it by as much.
+prolongs nothing here, and in processes started after it by as much. A claim tells whose it
+is: that of a process which is known not to run any more stands in nobody's way.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import attrs
 
 from eventbus._clock import Clock
+from eventbus._logger import logger
+from eventbus._owner import is_gone, owner
 from eventbus.idempotency import Claim, HasId
-from eventbus.sqlite._writer import Statements, Work, cursor_of
+from eventbus.sqlite._writer import Statements, Work, Writer, cursor_of
 
 __all__ = ["SQLiteIdempotencyStore", "Shift"]
 
 T = TypeVar("T")
+_Row = tuple[int, str | bytes | None, int, str | bytes]
 _ENDLESS = 2**62  # nanoseconds: the year 2116
 
 _CLAIM = """
@@ -30,10 +35,10 @@ _CLAIM = """
     ON CONFLICT (scope, key) DO UPDATE
     SET token = excluded.token, event_id = excluded.event_id, is_done = FALSE,
         expires = excluded.expires
-    WHERE expires <= ?
+    WHERE expires <= ? OR token = ?
     RETURNING token
 """
-_HOLDER = "SELECT is_done, event_id, expires FROM eventbus_keys WHERE scope = ? AND key = ?"
+_HOLDER = "SELECT is_done, event_id, expires, token FROM eventbus_keys WHERE scope = ? AND key = ?"
 _OWN = "scope = ? AND key = ? AND token = ?"
 _RENEW = f"UPDATE eventbus_keys SET expires = ? WHERE {_OWN} AND NOT is_done"
 _COMPLETE = f"""
@@ -60,6 +65,16 @@ class KeyClaim:
     state: Literal["granted", "done", "pending"]
     event_id: str | None
     expires: float
+
+
+@attrs.frozen
+class _Asked:
+    """
+    A claim that will be made: what it is if granted, and what asks for it.
+    """
+
+    claim: KeyClaim
+    work: Work[list[_Row]]
 
 
 @attrs.frozen
@@ -110,6 +125,7 @@ class SQLiteIdempotencyStore:
         run: Callable[[Work[Any]], Any],
         query: Callable[[str, Sequence[Any]], list[Any]],
         *,
+        writer: Writer | None = None,
         path: str,
         shift: Shift,
         new_token: Callable[[], str],
@@ -121,6 +137,7 @@ class SQLiteIdempotencyStore:
                 raise ValueError(f"{name} must be greater than 0 seconds, not {value!r}")
         self._run = run
         self._query = query
+        self._writer = writer
         self._shift = shift
         self._new_token = new_token
         self._claims = 0
@@ -148,23 +165,47 @@ class SQLiteIdempotencyStore:
         """
         Ask for a key; of all who ask for a free one, in all processes, one is granted.
         """
-        token, event_id, present = self._new_token(), source.id, self._shift.to_wall(now)
+        return self._claimed(asked := self._ask(scope, key, source, now), self._run(asked.work))
+
+    async def aclaim(self, scope: str, key: str, *, source: HasId, now: float) -> Claim:
+        """
+        Do as `claim`, while the event loop goes on. Cancelled, it holds nothing.
+        """
+        asked = self._ask(scope, key, source, now)
+        if self._writer is None:  # it is part of a transaction that is open already
+            return self._claimed(asked, self._run(asked.work))
+        try:
+            return self._claimed(asked, await self._writer.arun(asked.work))
+        except BaseException as error:
+            if not isinstance(error, Exception):  # it is written all the same
+                self.release_later(asked.claim)
+            raise
+
+    def _ask(self, scope: str, key: str, source: HasId, now: float) -> _Asked:
+        # Its owner first: see `is_gone`.
+        token, event_id = f"{owner()} {self._new_token()}", source.id
+        present = self._shift.to_wall(now)
         expires = self._shift.to_wall(now + self.lease)
         self._claims += 1
         sweeps = self._claims % _SWEEP_EVERY == 0
 
-        def work(connection: Statements) -> list[tuple[int, str | None, int]]:
+        def work(connection: Statements) -> list[_Row]:
+            def ask(instead_of: str) -> list[_Row]:
+                given = (scope, key, token, event_id, expires, present, instead_of)
+                if connection.execute(_CLAIM, given).fetchall():
+                    return []
+                return connection.execute(_HOLDER, (scope, key)).fetchall()
+
             if sweeps:
                 connection.execute(_SWEEP, (present,))
-            given = (scope, key, token, event_id, expires, present)
-            if connection.execute(_CLAIM, given).fetchall():
-                return []
-            return connection.execute(_HOLDER, (scope, key)).fetchall()
+            held = ask("")
+            return ask(_text(held[0][3])) if held and _is_left(held[0]) else held
 
-        held: list[tuple[int, str | None, int]] = self._run(work)
-        if not held:
-            return KeyClaim((scope, key), token, "granted", event_id, now + self.lease)
-        return self._held(scope, key, held[0])
+        granted = KeyClaim((scope, key), token, "granted", event_id, now + self.lease)
+        return _Asked(granted, work)
+
+    def _claimed(self, asked: _Asked, held: list[_Row]) -> KeyClaim:
+        return self._held(*asked.claim.name, held[0]) if held else asked.claim
 
     def look(self, scope: str, key: str, *, now: float) -> Claim | None:
         """
@@ -173,12 +214,12 @@ class SQLiteIdempotencyStore:
         It waits for nobody who writes, and sees what was committed before.
         """
         present, held = self._shift.to_wall(now), self._query(_HOLDER, (scope, key))
-        return self._held(scope, key, held[0]) if held and held[0][2] > present else None
+        is_free = not held or held[0][2] <= present or _is_left(held[0])
+        return None if is_free else self._held(scope, key, held[0])
 
-    def _held(self, scope: str, key: str, row: tuple[int, str | bytes | None, int]) -> KeyClaim:
-        is_done, event_id, expires = row
-        if isinstance(event_id, bytes):  # as the application wants text on its connection
-            event_id = event_id.decode()
+    def _held(self, scope: str, key: str, row: _Row) -> KeyClaim:
+        is_done, event_id, expires, _ = row
+        event_id = None if event_id is None else _text(event_id)
         state: Literal["done", "pending"] = "done" if is_done else "pending"
         return KeyClaim((scope, key), "", state, event_id, self._shift.to_monotonic(expires))
 
@@ -200,12 +241,55 @@ class SQLiteIdempotencyStore:
         """
         return self._change(_RELEASE, claim)
 
+    async def acomplete(self, claim: Any, *, now: float) -> bool:
+        """
+        Do as `complete`, while the event loop goes on.
+        """
+        if self._writer is None:
+            return self.complete(claim, now=now)
+        return (
+            await self._writer.arun(
+                _changing(_COMPLETE, claim, self._shift.to_wall(now + self.ttl))
+            )
+            > 0
+        )
+
+    def release_later(self, claim: Any) -> None:
+        """
+        Free the key after all that was asked for before, and wait for nothing.
+        """
+        if self._writer is None:
+            self.release(claim)
+            return
+        self._writer.post(_changing(_RELEASE, claim), failed=partial(_not_released, claim.name))
+
     def _change(self, sql: str, claim: KeyClaim, *values: int) -> bool:
-        given = (*values, *claim.name, claim.token)
-        changed: int = self._run(lambda connection: connection.execute(sql, given).rowcount)
+        changed: int = self._run(_changing(sql, claim, *values))
         return changed > 0
 
     def add_waiter(self, claim: Any, callback: Callable[[], object]) -> None:
         """
         Answer that this store cannot call back.
         """
+
+
+def _changing(sql: str, claim: KeyClaim, *values: int) -> Work[int]:
+    given = (*values, *claim.name, claim.token)
+    return lambda connection: connection.execute(sql, given).rowcount
+
+
+def _not_released(name: tuple[str, str], error: BaseException) -> None:
+    logger().error("key %r of %s is not released", *name[::-1], exc_info=error)
+
+
+def _is_left(held: _Row) -> bool:
+    """
+    Whether a key is pending, and its holder is gone.
+    """
+    is_done, *_, token = held
+    return not is_done and is_gone(_text(token))
+
+
+def _text(found: str | bytes) -> str:
+    # Bytes: as the application wants text on its connection.
+    return found.decode() if isinstance(found, bytes) else found

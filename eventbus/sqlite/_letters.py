@@ -18,10 +18,11 @@ from eventbus.sqlite._database import Database
 from eventbus.sqlite._rows import LETTER, from_letter, from_time, to_letter
 from eventbus.sqlite._writer import Statements, Writer
 
-__all__ = ["SQLiteLetters", "delete_letter", "insert_letter"]
+__all__ = ["SQLiteLetters", "delete_letter", "free_key", "insert_letter"]
 
 _COLUMNS = [column.strip() for column in LETTER.split(",")]
 _INSERT = f"INSERT INTO eventbus_letters ({LETTER}) VALUES ({', '.join('?' * len(_COLUMNS))})"
+_FOUND = f"{LETTER}, place"
 _REPLACE = (
     f"UPDATE eventbus_letters SET {', '.join(f'{column} = ?' for column in _COLUMNS)}, "
     "claimed_by = NULL, claimed_until = NULL WHERE id = ?"
@@ -29,6 +30,16 @@ _REPLACE = (
 _CLAIM = """
     UPDATE eventbus_letters SET claimed_by = ?, claimed_until = ?
     WHERE id = ? AND (claimed_by IS NULL OR claimed_by = ? OR claimed_until <= ?)
+"""
+_STUCK = "(reason <> 'held' OR edited IS NOT NULL)"  # in the words of the index
+_HELD_KEYS = """
+    SELECT DISTINCT key FROM eventbus_letters
+    WHERE holds_key AND subscription = ? AND key IS NOT NULL
+"""
+_OF_KEY = "FROM eventbus_letters WHERE holds_key AND subscription = ? AND key = ?"
+_IN_THE_WAY = f"""
+    SELECT {_STUCK}, claimed_by {_OF_KEY}
+    AND ({_STUCK} OR claimed_by IS NOT NULL AND claimed_until > ?)
 """
 # A name without a dot is a simple one: it may end a qualified name.
 _ERROR = (
@@ -56,7 +67,7 @@ class SQLiteLetters:
         """
         Return the letter of that id.
         """
-        rows = self._database.query(f"SELECT {LETTER} FROM eventbus_letters WHERE id = ?", (id,))
+        rows = self._database.query(f"SELECT {_FOUND} FROM eventbus_letters WHERE id = ?", (id,))
         if not rows:
             raise _missing(id)
         return to_letter(rows[0])
@@ -66,24 +77,16 @@ class SQLiteLetters:
         selection: Selection = EVERY_LETTER,
         *,
         limit: int | None = None,
-        after: str | None = None,
+        after: int = 0,
     ) -> list[KeptLetter]:
         """
         Return the letters that are meant, first arrival first, at most *limit*.
         """
         check_limit(limit)
         where, given = _where(selection)
-        sql = f"SELECT {LETTER} FROM eventbus_letters WHERE {where} AND place > ? ORDER BY place"
-        place = 0 if after is None else self._place(after)
-        rows = self._database.query(f"{sql} LIMIT ?", (*given, place, limit or -1))
+        sql = f"SELECT {_FOUND} FROM eventbus_letters WHERE {where} AND place > ? ORDER BY place"
+        rows = self._database.query(f"{sql} LIMIT ?", (*given, after, limit or -1))
         return list(map(to_letter, rows))
-
-    def _place(self, id: str) -> int:
-        rows = self._database.query("SELECT place FROM eventbus_letters WHERE id = ?", (id,))
-        if not rows:
-            raise _missing(id)
-        place: int = rows[0][0]
-        return place
 
     def count(self, selection: Selection = EVERY_LETTER) -> int:
         """
@@ -115,7 +118,7 @@ class SQLiteLetters:
         """
         Take the letter of that id out and return it.
         """
-        sql = f"DELETE FROM eventbus_letters WHERE id = ? RETURNING {LETTER}"
+        sql = f"DELETE FROM eventbus_letters WHERE id = ? RETURNING {_FOUND}"
         rows = self._writer.run(lambda connection: connection.execute(sql, (id,)).fetchall())
         if not rows:
             raise _missing(id)
@@ -153,10 +156,13 @@ class SQLiteLetters:
         """
         Return the keys whose later events wait behind a letter.
         """
-        sql = (
-            "SELECT DISTINCT key FROM eventbus_letters "
-            "WHERE holds_key AND subscription = ? AND key IS NOT NULL"
-        )
+        return frozenset(key for (key,) in self._database.query(_HELD_KEYS, (subscription,)))
+
+    def stuck_keys(self, subscription: str) -> frozenset[str]:
+        """
+        Return the held keys that do not go on by themselves.
+        """
+        sql = f"{_HELD_KEYS} AND {_STUCK}"
         return frozenset(key for (key,) in self._database.query(sql, (subscription,)))
 
 
@@ -180,6 +186,21 @@ def delete_letter(connection: Statements, id: str, subscription: str) -> None:
         raise _missing(id)
 
 
+def free_key(
+    connection: Statements, subscription: str, key: str, *, now: float
+) -> list[int] | None:
+    """
+    Take out the letters that hold a key, in the transaction that is open on *connection*.
+
+    Return the offsets of their records; ``None``: one is stuck, or is being redriven.
+    """
+    rows = connection.execute(_IN_THE_WAY, (subscription, key, now)).fetchall()
+    if any(is_stuck or not is_gone(claimant) for is_stuck, claimant in rows):
+        return None
+    gone = connection.execute(f'DELETE {_OF_KEY} RETURNING "offset"', (subscription, key))
+    return sorted(offset for (offset,) in gone.fetchall())
+
+
 def _where(selection: Selection) -> tuple[str, list[Any]]:
     each, names = selection, selection.names
     conditions: list[tuple[str, Sequence[Any]]] = [
@@ -189,8 +210,10 @@ def _where(selection: Selection) -> tuple[str, list[Any]]:
         ("reason = ?", (each.reason,)),
         ("last_failure >= ?", (each.since and from_time(each.since),)),
         ("last_failure < ?", (each.before and from_time(each.before),)),
-        ("holds_key = ?", (each.holds_key,)),
     ]
+    if each.holds_key is not None:
+        # As text: for a parameter SQLite does not take the index of those that hold.
+        conditions.append(("holds_key" if each.holds_key else "NOT holds_key", ()))
     if names is not None:
         conditions.append((f"name IN ({', '.join('?' * len(names))})", tuple(names)))
     given = [(text, values) for text, values in conditions if None not in values]

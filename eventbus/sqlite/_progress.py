@@ -8,7 +8,7 @@ lets nobody else write until it ends, so the answer holds for all of it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,7 @@ from eventbus.progress import (
 from eventbus.sqlite._database import Database
 from eventbus.sqlite._faults import faults
 from eventbus.sqlite._keys import SQLiteIdempotencyStore
-from eventbus.sqlite._letters import delete_letter, insert_letter
+from eventbus.sqlite._letters import delete_letter, free_key, insert_letter
 from eventbus.sqlite._rows import from_time
 from eventbus.sqlite._writer import Statements, Writer, cursor_of
 
@@ -79,6 +79,8 @@ _UNTRIED = """
 """
 _RETRY = 'UPDATE eventbus_deliveries SET due = ?, story = ? WHERE subscription = ? AND "offset" = ?'
 _HANDLED = "INSERT OR REPLACE INTO eventbus_handled VALUES (?, ?, ?, ?, ?)"
+# Statements are kept, and pass unasked the next time: by these words no handler says it.
+_COMMIT = "COMMIT /* of the handler's writes and its progress */"
 _HOLDS = "SELECT 1 FROM eventbus_letters WHERE holds_key AND subscription = ? AND key = ? LIMIT 1"
 
 
@@ -205,6 +207,21 @@ class SQLiteProgress:
         """
         return await self._writer.arun(lambda connection: apply(connection, lease, step))
 
+    def take_up(self, lease: Lease, keys: Collection[str], *, now: float) -> dict[str, list[int]]:
+        """
+        Let what is held of *keys* wait for its turn again, in one transaction.
+        """
+
+        def work(connection: Statements) -> dict[str, list[int]]:
+            id, name = _fence(connection, lease), lease.subscription
+            freed = {key: free_key(connection, name, key, now=now) for key in keys}
+            taken = {key: offsets for key, offsets in freed.items() if offsets is not None}
+            for offsets in taken.values():
+                connection.executemany(_WAIT, [(id, offset) for offset in offsets])
+            return taken
+
+        return self._writer.run(work)
+
     @contextmanager
     def transaction(self, of: Lease | str, /) -> Generator[Transaction]:
         """
@@ -215,11 +232,14 @@ class SQLiteProgress:
             with faults(path):
                 connection.execute("BEGIN IMMEDIATE")
                 _fence(connection, of)
-            connection.is_lent = True
+            connection.lend()
             yield SQLiteTransaction(of, connection, self._keys_on(connection), path)
             connection.take_back()
             with faults(path):
-                connection.execute("COMMIT")
+                connection.execute(_COMMIT)
+        except sqlite3.Error as error:
+            connection.explain(error)
+            raise
         finally:
             connection.is_lent = False
             connection.rollback()  # nothing, after a commit

@@ -159,10 +159,10 @@ def from_letter(letter: KeptLetter) -> tuple[Any, ...]:
 
 def to_letter(row: Sequence[Any]) -> KeptLetter:
     """
-    Return the letter in columns as `LETTER` names them.
+    Return the letter in columns as `LETTER` names them, and its place.
     """
     (id, subscription, reason, attempts, failures, error_type) = row[11:17]
-    (first_failure, last_failure, idempotency_key, redrives, edited, holds_key) = row[17:]
+    (first_failure, last_failure, idempotency_key, redrives, edited, holds_key, place) = row[17:]
     return KeptLetter(
         id=id,
         subscription=subscription,
@@ -177,4 +177,5 @@ def to_letter(row: Sequence[Any]) -> KeptLetter:
         redrives=redrives,
         edited=edited,
         holds_key=bool(holds_key),
+        place=place,
     )

@@ -123,6 +123,7 @@ class SQLiteStore:
         return SQLiteIdempotencyStore(
             self._writer.run,
             self._database.query,
+            writer=self._writer,
             path=self._database.path,
             shift=self._shift,
             new_token=self._clock.new_id,

@@ -57,6 +57,25 @@ class _Job(Generic[T]):
         self.gate.release()
 
 
+class _PostedJob(_Job[T]):
+    """
+    The same for a caller that does not wait.
+    """
+
+    __slots__ = ("failed",)
+
+    def __init__(self, work: Work[T], failed: Callable[[BaseException], object]) -> None:
+        super().__init__(work, is_one=False)
+        self.failed = failed
+
+    def settle(self) -> None:
+        """
+        Tell of a failure, as there is nobody to raise it to.
+        """
+        if self.error is not None:
+            self.failed(self.error)
+
+
 class _AsyncJob(_Job[T]):
     """
     The same for a caller that must not be blocked.
@@ -167,6 +186,16 @@ class Writer:
         self._pass_on()  # to the committer; or it is refused: the store was closed just now
         await job.future
         return self._outcome(job)
+
+    def post(self, work: Work[object], *, failed: Callable[[BaseException], object]) -> None:
+        """
+        Have it done after all that was asked for before, and wait for nothing.
+
+        *failed* is called in another thread, and must not raise.
+        """
+        self._database.check_usable()
+        self._queue.append(_PostedJob(work, failed))
+        self._pass_on()
 
     def _outcome(self, job: _Job[T]) -> T:
         error = job.error

@@ -7,7 +7,7 @@ a recorder, faults at both ends of a delivery, and failures that reach the test.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self, Unpack
 
@@ -18,17 +18,18 @@ from eventbus._attempt import acall_of, call_of
 from eventbus._bus import EventBus
 from eventbus._clock import VirtualClock
 from eventbus._envelope import Envelope
-from eventbus._publisher import PublishOptions
 from eventbus._receipt import Receipt
 from eventbus._route import Folded, Route, miss
 from eventbus._running import DrainReport
 from eventbus._subscription import Subscription
-from eventbus.dead_letter import DeadLetter, InMemoryDeadLetters
+from eventbus.dead_letter import InMemoryDeadLetters
+from eventbus.event_log import check_version
 from eventbus.idempotency import InMemoryIdempotencyStore
 from eventbus.memory import MemoryStore
 from eventbus.testing._assertions import AssertingBus
 from eventbus.testing._faults import Faults
-from eventbus.testing._raising import collect, go_on_collecting
+from eventbus.testing._idempotence import CatchUp, is_rehearsing
+from eventbus.testing._raising import Collection, Overseen, collect, go_on_collecting
 from eventbus.testing._recording import PASSED_BY, BusOptions
 from eventbus.testing._rehearsed import Rehearsed
 from eventbus.testing._reordering import Held, Release, refuse_loop_for
@@ -78,15 +79,17 @@ class TestBus(AssertingBus):
             options.setdefault("store", MemoryStore())
         self._virtual_clock = clock or VirtualClock()
         self._workers = None if threads else 0
-        self._late = []
+        self._late = Collection()
         options.setdefault("name", "test bus")
         options["observers"] = (collect, *options.get("observers", ()))
         super().__init__(errors=errors or "collect", clock=self._virtual_clock, **options)
         self._furniture.logs_failures = errors == "collect"
-        self._furniture.logs_queued = errors is not None
-        self._raises_at_last = errors is None
+        self._furniture.logs_queued = errors == "collect"
+        self._raises_at_last = errors != "collect"
+        self._raises_at_once = errors == "raise"
         self._virtual_clock.follow(self._keep_up)
-        self.faults = Faults(self._roster, Release(self._release, self._arelease))
+        release = Release(self._release, self._arelease)
+        self.faults = Faults(self._roster, release, CatchUp(self._catch_up, self._acatch_up))
 
     @property
     def clock(self) -> VirtualClock:
@@ -225,7 +228,8 @@ class TestBus(AssertingBus):
         again_now = call_of(subscription, target, again, self._furniture.loop_thread)
         if (queue := self._queues.get(subscription)) is not None:
             check = partial(getattr, self.faults, "check")
-            queue.keeper = Rehearsed(queue.keeper, subscription, check, again_now, again)
+            rehearsed = Rehearsed(queue.keeper, subscription, check, again_now, again)
+            queue.keeper = Overseen(rehearsed, self._in_background)
             return folded
 
         def call(event: Any) -> Any:
@@ -247,42 +251,18 @@ class TestBus(AssertingBus):
             return "held back by faults.reorder(), until faults.release()"
         return super()._why_not(subscription, envelope)
 
-    def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        with self._raising_at_last(route.name):
-            return super()._publish(event, route, options)
+    def _append(self, receipts: Sequence[Receipt], options: Mapping[str, Any]) -> None:
+        if not is_rehearsing():
+            return super()._append(receipts, options)
+        # Nothing is written, and a version that has changed is found out all the same.
+        expected, key = options.get("expected_version"), receipts[0].envelope.key
+        if expected is not None and key is not None and self._store is not None:
+            check_version(key, expected, self._store.log.stream_version(key))
 
-    async def _apublish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        with self._raising_at_last(route.name):
-            return await super()._apublish(event, route, options)
-
-    def publish_many(
-        self, events: Iterable[object], /, **options: Unpack[PublishOptions]
-    ) -> list[Receipt]:
-        """
-        Publish each event in turn; see `eventbus.EventBus.publish_many`.
-        """
-        events = list(events)
-        with self._raising_at_last(f"{len(events)} events"):
-            return super().publish_many(events, **options)
-
-    async def apublish_many(
-        self, events: Iterable[object], /, **options: Unpack[PublishOptions]
-    ) -> list[Receipt]:
-        """
-        Publish each event in turn, awaiting its async handlers; see `publish_many`.
-        """
-        events = list(events)
-        with self._raising_at_last(f"{len(events)} events"):
-            return await super().apublish_many(events, **options)
-
-    def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
-        # Its own failure is returned, that of an event its handler publishes is raised.
-        with self._raising_at_last("what was redriven"):
-            return super()._redrive(letter, claimant)
-
-    async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
-        with self._raising_at_last("what was redriven"):
-            return await super()._aredrive(letter, claimant)
+    async def _aappend(self, receipts: Sequence[Receipt], options: Mapping[str, Any]) -> None:
+        if is_rehearsing():
+            return self._append(receipts, options)
+        await super()._aappend(receipts, options)
 
     def _run(self, receipt: Receipt, route: Route) -> Receipt:
         return receipt if self.faults.keeps(receipt, route) else self._deliver(receipt, route)

@@ -18,8 +18,10 @@ import attrs
 
 from eventbus._receipt import Receipt, begin
 from eventbus._route import Route
+from eventbus._signature import event_types_of
 from eventbus._subscription import Subscription
-from eventbus.testing._idempotence import IdempotenceCheck, observed, overheard
+from eventbus.testing._fields import shown
+from eventbus.testing._idempotence import CatchUp, IdempotenceCheck, observed, overheard
 from eventbus.testing._reordering import Release, Reordering, mark_undelivered
 from eventbus.testing._roster import HandlerOrName, Roster, several
 
@@ -41,6 +43,7 @@ class Faults:
 
     _roster: Roster
     _release: Release
+    _catch_up: CatchUp
     _failing: dict[str, deque[Exception]] = attrs.field(init=False, factory=dict)
     _down: set[str] = attrs.field(init=False, factory=set)
     _times: dict[type, int] = attrs.field(init=False, factory=dict)
@@ -136,8 +139,11 @@ class Faults:
         Args:
             event_type: The class; events of its subclasses are meant as well.
             times: How often, the first delivery included; 1 ends the fault.
+
+        Raises:
+            TypeError: That is no class.
         """
-        self._times[event_type] = _at_least(1, times)
+        self._times[_checked(event_type)] = _at_least(1, times)
 
     def deliveries(self, receipt: Receipt, route: Route) -> Iterator[Receipt]:
         """
@@ -170,8 +176,12 @@ class Faults:
 
         Returns:
             A context manager for ``with``, or ``async with`` where handlers are async.
+
+        Raises:
+            TypeError: One of them is no class.
         """
-        reordering = Reordering((event_type, *more), seed, self._release)
+        event_types = tuple(map(_checked, (event_type, *more)))
+        reordering = Reordering(event_types, seed, self._release)
         self._reorderings = [*(e for e in self._reorderings if not e.is_over), reordering]
         return reordering
 
@@ -201,11 +211,14 @@ class Faults:
         """
         Take a published event that is not to be delivered now.
         """
-        if overheard(receipt):
-            route.published -= not receipt.finished  # nobody is to hear of it
+        if overheard(receipt):  # nobody is to hear of it
+            if not receipt.cancel():
+                route.published -= not receipt.finished
             mark_undelivered(receipt)
             return True
-        return any(each.keeps(receipt, route) for each in self._reorderings)
+        # What waits comes by here again, when it is due.
+        is_scheduled = receipt.is_scheduled
+        return is_scheduled or any(each.keeps(receipt, route) for each in self._reorderings)
 
     def holds(self, event_id: str) -> bool:
         """
@@ -226,6 +239,7 @@ class Faults:
         raises something else the second time is reported: all handlers in one
         `AssertionError`, at the end of the ``with`` block or, without one, when the
         bus is closed. What the second run publishes is compared and not delivered.
+        Either end first handles what is queued, as closing the bus does.
 
         Args:
             without: Handlers to run only once, such as those that an idempotency key
@@ -237,7 +251,7 @@ class Faults:
         """
         if self.check is not None:
             raise RuntimeError("an idempotence check is under way already; end that one first")
-        self._check = IdempotenceCheck(self._roster.names(several(without)))
+        self._check = IdempotenceCheck(self._roster.names(several(without)), self._catch_up)
         return self._check
 
     @property
@@ -260,6 +274,15 @@ def _at_least(least: int, times: int) -> int:
     if times < least:
         raise ValueError(f"times is at least {least}, not {times!r}")
     return times
+
+
+def _checked(event_type: type) -> type:
+    """
+    Refuse what no event can be an instance of; a union of classes will do.
+    """
+    if event_types_of(event_type) is None:
+        raise TypeError(f"events are meant by their class, not by {shown(event_type)}")
+    return event_type
 
 
 def _errors(with_: Callable[[str], object] | Exception, times: int) -> list[Exception]:

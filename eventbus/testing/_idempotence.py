@@ -7,7 +7,7 @@ what it publishes is compared and goes no further, and what it raises reaches no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Set
+from collections.abc import Awaitable, Callable, Generator, Iterator, Set
 from contextlib import contextmanager
 from contextvars import ContextVar
 from inspect import isawaitable
@@ -21,7 +21,7 @@ from eventbus._route import Folded
 from eventbus._subscription import Subscription
 from eventbus.testing._fields import name_of_type, same, shown, values_of
 
-__all__ = ["IdempotenceCheck", "is_rehearsing", "observed", "overheard"]
+__all__ = ["CatchUp", "IdempotenceCheck", "is_rehearsing", "observed", "overheard"]
 
 # How many events one handler is reported for; the others would say the same.
 MOST = 3
@@ -36,6 +36,7 @@ class Run:
         within: The publish whose event it handles.
         is_rehearsal: It is the second run.
         published: The events it published itself.
+        heard: Their publishes; one that waits for its block or its moment comes by twice.
         result: What it returned.
         error: What it raised.
         is_open: The handler is running.
@@ -45,6 +46,7 @@ class Run:
     within: Receipt
     is_rehearsal: bool = False
     published: list[object] = attrs.field(factory=list)
+    heard: set[Receipt] = attrs.field(factory=set)
     result: object = None
     error: Exception | None = None
     is_open: bool = False
@@ -91,7 +93,8 @@ def overheard(receipt: Receipt) -> bool:
     run = _run.get()
     if run is None:
         return False
-    if run.is_open and here.get() is run.within:
+    if run.is_open and here.get() is run.within and receipt not in run.heard:
+        run.heard.add(receipt)
         run.published.append(receipt.event)
     return run.is_rehearsal
 
@@ -116,15 +119,29 @@ async def _awaited(run: Run, result: Any) -> Any:
     return run.result
 
 
+@attrs.frozen
+class CatchUp:
+    """
+    How what is queued is handled, in either colour.
+    """
+
+    call: Callable[[], object]
+    acall: Callable[[], Awaitable[object]]
+
+
 @attrs.define(eq=False)
 class IdempotenceCheck:
     """
-    A check under way: it began when it was made, and ends with its ``with`` block.
+    A check under way: it began when it was made, and ends with its block.
+
+    Usable in ``with``, and in ``async with`` where handlers are async. The end of the block
+    handles what is queued, so that it is checked as well.
 
     .. versionadded:: 0.1
     """
 
     _without: Set[str]
+    _catch_up: CatchUp
     _differences: dict[str, list[str]] = attrs.field(init=False, factory=dict)
     is_over: bool = attrs.field(init=False, default=False)
 
@@ -154,10 +171,35 @@ class IdempotenceCheck:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         __tracebackhide__ = True
-        if kind is None:
-            self.end()
-        else:  # what the block raised is the news
-            self.give_up()
+        with self._ending(kind) as goes_on:
+            if goes_on:
+                self._catch_up.call()
+
+    async def __aenter__(self) -> IdempotenceCheck:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        __tracebackhide__ = True
+        with self._ending(kind) as goes_on:
+            if goes_on:
+                await self._catch_up.acall()
+
+    @contextmanager
+    def _ending(self, kind: type[BaseException] | None) -> Generator[bool]:
+        """
+        End the check after what is done within; what is raised there, or was, is the news.
+        """
+        __tracebackhide__ = True
+        try:
+            yield kind is None and not self.is_over
+        except BaseException:
+            kind = BaseException
+            raise
+        finally:
+            if kind is None:
+                self.end()
+            else:
+                self.give_up()
 
     # -- the second run: the twins -----------------------------------------------------------
 

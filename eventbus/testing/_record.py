@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
@@ -44,7 +44,7 @@ class Recording:
     def __enter__(self) -> TestBus:
         with ExitStack() as block:
             stand_in = block.enter_context(self._make())
-            block.enter_context(self._bus.stood_in_by(stand_in))
+            block.enter_context(_stood_in(self._bus, stand_in))
             self._open.append(block.pop_all())
         return stand_in
 
@@ -55,7 +55,7 @@ class Recording:
     async def __aenter__(self) -> TestBus:
         async with AsyncExitStack() as block:
             stand_in = await block.enter_async_context(self._make())
-            block.enter_context(self._bus.stood_in_by(stand_in))
+            block.enter_context(_stood_in(self._bus, stand_in))
             self._aopen.append(block.pop_all())
         return stand_in
 
@@ -79,6 +79,26 @@ class Recording:
                 return await cast("Any", function(*given, **named))
 
         return cast("Callable[P, R]", acall) if inspect.iscoroutinefunction(function) else call
+
+
+@contextmanager
+def _stood_in(bus: EventBus, stand_in: TestBus) -> Generator[None]:
+    """
+    Let *stand_in* do what *bus* is asked to do; say so if that could not be known.
+    """
+    block = bus.stood_in_by(stand_in)
+    block.__enter__()
+    try:
+        yield
+    finally:
+        try:
+            block.__exit__(None, None, None)
+        except ValueError:  # a variable is reset in the context in which it was set
+            raise RuntimeError(
+                f"record() of {bus.name} ends in another task or thread than it began in, and "
+                f"what the test has published may have gone to the bus itself. Enter it in the "
+                f"test, or decorate the test with it: async fixtures may have tasks of their own."
+            ) from None
 
 
 def record(
@@ -116,9 +136,13 @@ def record(
 
     Raises:
         SubscriptionNotFoundError: One of *only* or *without* is not subscribed.
+        TypeError: *deliver* is neither true nor false.
+        RuntimeError: The block ends in another task or thread than it began in.
 
     .. versionadded:: 0.1
     """
+    if deliver not in (True, False):
+        raise TypeError(f"deliver= is True or False, not {deliver!r}; only= names handlers to call")
     like = partial(TestBus.like, errors=errors, clock=clock, threads=threads, delivers=deliver)
     return Recording(bus, partial(_stand_in, bus, like, only=only, without=without))
 

@@ -8,52 +8,24 @@ decided here. Nothing here waits for real time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 from typing import Any
 
-from eventbus._abort import running_loop
-from eventbus._clock import VirtualClock
-from eventbus._intake import Intake
-from eventbus._job import Worker
-from eventbus._receipt import Failure, raise_failures
 from eventbus._running import DrainReport
-from eventbus._workers import in_context
-from eventbus.errors import RunningLoopError
-from eventbus.testing._raising import RaisingBus, collecting, go_on_collecting
+from eventbus.testing._stamina import EndlessError
+from eventbus.testing._working_off import Until, WorkingOffBus
 
 __all__ = ["SettlingBus", "Until"]
 
-Until = datetime | Callable[[], bool]
+# Seconds of the clock that what is queued is given in the end, as on the real bus.
+_PATIENCE = 10.0
 
 
-class SettlingBus(RaisingBus):
+class SettlingBus(WorkingOffBus):
     """
     The part of `TestBus` that has no workers.
     """
-
-    _is_settling = False
-    _late: list[Failure]
-
-    @property
-    def _time(self) -> VirtualClock:
-        clock = self._furniture.clock
-        assert isinstance(clock, VirtualClock)
-        return clock
-
-    @property
-    def _is_manned(self) -> bool:
-        return self._workers is None
-
-    def _queue_for(self, subscription: Any) -> Intake:
-        queue = super()._queue_for(subscription)
-        self._dress([queue])
-        return queue
-
-    def _dress(self, queues: Iterable[Intake]) -> None:
-        for queue in queues:
-            queue.relief = None if self._is_manned else self
 
     # -- the verbs: the twins ----------------------------------------------------------------
 
@@ -67,23 +39,25 @@ class SettlingBus(RaisingBus):
 
         Args:
             until: Advance the clock as well, from one thing due to the next: to a moment,
-                or until a condition holds.
+                or until a condition holds. It is asked each time that every queue has
+                handed out one event.
 
         Raises:
             HandlerErrors: Handlers failed for good; see *errors* of `TestBus`.
             RunningLoopError: Async handlers have something to do, and an event loop runs
                 in this thread: use ``await bus.asettle()``.
-            AssertionError: Nothing more is due, and the condition does not hold.
+            AssertionError: Nothing more is due, and the condition does not hold; or a
+                handler publishes into its own queue without end.
         """
         __tracebackhide__ = True
         bus: Any = self._stand_in()
         bus._start_consuming()
         bus._refuse_loop()
-        with bus._raising_at_last("what was queued"):
-            bus._work_off()
+        with bus._raising_late("what was queued"):
+            bus._work_off(until)
             while bus._has_to_wait(until):
                 bus._wait(until)
-                bus._work_off()
+                bus._work_off(until)
 
     async def asettle(self, *, until: Until | None = None) -> None:
         """
@@ -92,22 +66,26 @@ class SettlingBus(RaisingBus):
         __tracebackhide__ = True
         bus: Any = self._stand_in()
         bus._start_consuming()
-        with bus._raising_at_last("what was queued"):
-            await bus._awork_off()
+        with bus._raising_late("what was queued"):
+            await bus._awork_off(until)
             while bus._has_to_wait(until):
                 bus._wait(until)
-                await bus._awork_off()
+                await bus._awork_off(until)
 
     def drain(self, timeout: float | None = None) -> DrainReport:
         """
         Handle what was accepted, advancing the clock to what is due within *timeout*.
+
+        Where handlers publish into their own queues without end, it comes back with what is
+        left; without a *timeout*, `settle` says what it raises.
         """
         bus: Any = self._stand_in()
         if bus._is_manned:
-            return super().drain(timeout)
+            with bus._raising_late("what was queued"):
+                return super().drain(timeout)
         bus._refuse_loop()
         end = bus._end_of(timeout)
-        with bus._raising_at_last("what was queued"):
+        with bus._raising_late("what was queued"), _giving_up(timeout):
             bus._work_off()
             while bus._waits_until(end):
                 bus._wait(None)
@@ -120,22 +98,24 @@ class SettlingBus(RaisingBus):
         """
         bus: Any = self._stand_in()
         if bus._is_manned:
-            return await super().adrain(timeout)
+            with bus._raising_late("what was queued"):
+                return await super().adrain(timeout)
         end = bus._end_of(timeout)
-        with bus._raising_at_last("what was queued"):
+        with bus._raising_late("what was queued"), _giving_up(timeout):
             await bus._awork_off()
             while bus._waits_until(end):
                 bus._wait(None)
                 await bus._awork_off()
         return await super().adrain(0.0)
 
-    def close(self, timeout: float | None = 10.0) -> DrainReport:
+    def close(self, timeout: float | None = _PATIENCE) -> DrainReport:
         """
         Handle what was accepted, as `drain` does, and end; see `eventbus.EventBus.close`.
         """
         bus: Any = self._stand_in()
         if bus._is_manned or bus.is_closed:
-            return super().close(timeout)
+            with bus._raising_late("what was queued"):
+                return super().close(timeout)
         bus._refuse_loop(
             "Use await bus.aclose(); where a with block ends here, await bus.asettle() in it, or "
             "make it an async with block."
@@ -146,89 +126,33 @@ class SettlingBus(RaisingBus):
             report = super().close(0.0)
         return report
 
-    async def aclose(self, timeout: float | None = 10.0) -> DrainReport:
+    async def aclose(self, timeout: float | None = _PATIENCE) -> DrainReport:
         """
         Handle what was accepted, awaiting async handlers in this task, and end.
         """
         bus: Any = self._stand_in()
         if bus._is_manned or bus.is_closed:
-            return await super().aclose(timeout)
+            with bus._raising_late("what was queued"):
+                return await super().aclose(timeout)
         try:
             await bus.adrain(timeout)
         finally:
             report = await super().aclose(0.0)
         return report
 
-    # -- working off: the twins --------------------------------------------------------------
+    def _catch_up(self) -> None:
+        """
+        Handle what was accepted as the end of the bus would.
+        """
+        if not self._is_manned:
+            self._refuse_loop("Use await bus.asettle() in the block, or an async with block.")
+        self.drain(_PATIENCE)
 
-    def _work_off(self, *, sync_only: bool = False) -> None:
-        with self._settling() as is_outermost:
-            is_going = is_outermost
-            while is_going:
-                has_turned = self._turn()
-                if not sync_only:
-                    self._refuse_loop()  # what was handled may have led to more
-                queues = self._due_queues(sync_only=sync_only)
-                is_going = True in [has_turned, *map(self._handle, queues)]
-
-    async def _awork_off(self) -> None:
-        with self._settling() as is_outermost:
-            is_going = is_outermost
-            while is_going:
-                has_turned = self._turn()
-                queues = self._due_queues(sync_only=False)
-                is_going = True in [has_turned, *[await self._ahandle(each) for each in queues]]
-
-    def _handle(self, queue: Intake) -> bool:
+    async def _acatch_up(self) -> None:
         """
-        Handle one job; ``False`` if the queue hands out none.
+        Handle what was accepted as the end of the bus would, awaiting async handlers here.
         """
-        with _lent(queue) as worker:
-            if (job := queue.turn(worker)) is None:
-                return False
-            go_on_collecting(job.context)
-            later = job.context.run(queue.keeper.perform, job, worker)
-            if later is not None:
-                queue.postpone(worker, later)
-        return True
-
-    async def _ahandle(self, queue: Intake) -> bool:
-        """
-        Handle one job; ``False`` if the queue hands out none.
-        """
-        with _lent(queue) as worker:
-            if (job := queue.turn(worker)) is None:
-                return False
-            go_on_collecting(job.context)
-            later = await in_context(job.context, queue.keeper.aperform(job, worker))
-            if later is not None:
-                queue.postpone(worker, later)
-        return True
-
-    def relieve(self, queue: Intake) -> bool:
-        """
-        Make room in a full queue, as its workers would meanwhile.
-        """
-        return queue.has_worker_free and self._handle(queue)
-
-    async def arelieve(self, queue: Intake) -> bool:
-        """
-        Make room in a full queue, as its workers would meanwhile.
-        """
-        return queue.has_worker_free and await self._ahandle(queue)
-
-    # -- durable subscriptions ---------------------------------------------------------------
-
-    def _turn(self) -> bool:
-        """
-        Let durable subscriptions read on and write down, as their thread would meanwhile.
-        """
-        consumers = None if self._is_manned else self._consumers
-        if consumers is None:
-            return False
-        did = consumers.turn()
-        consumers.reraise()
-        return did
+        await self.adrain(_PATIENCE)
 
     def restart(self) -> None:
         """
@@ -246,55 +170,6 @@ class SettlingBus(RaisingBus):
             bus._consumers.crash(bus._store)
 
     # -- what the twins share ----------------------------------------------------------------
-
-    @contextmanager
-    def _settling(self) -> Generator[bool]:
-        """
-        Work off, unless that is under way around this: then what is due is seen to there.
-        """
-        is_outermost, self._is_settling = not self._is_settling, True
-        try:
-            yield is_outermost
-        finally:
-            self._is_settling = not is_outermost
-
-    def _due_queues(self, *, sync_only: bool) -> list[Intake]:
-        return [
-            each
-            for each in self._all_queues()
-            if each.ready and not each.is_paused and not (sync_only and self._who_awaits(each))
-        ]
-
-    def _who_awaits(self, queue: Intake) -> str | None:
-        """
-        Return whose handler has to be awaited for what *queue* hands out next, if one has.
-        """
-        if self._postponed is None or queue not in self._postponed.queues:
-            return queue.name if queue.needs_loop else None
-        return self._routes[type(queue.ready[0].event)].needs_loop
-
-    def _refuse_loop(self, cure: str = "Use await bus.asettle().") -> None:
-        if running_loop() is None:
-            return
-        for queue in self._due_queues(sync_only=False):
-            if (name := self._who_awaits(queue)) is not None:
-                raise RunningLoopError(
-                    f"what waits for {name}, which is async, cannot be handled by a call in a "
-                    f"thread with a running event loop. {cure}",
-                    subscription=name,
-                )
-
-    def _keep_up(self, is_over: bool) -> None:
-        """
-        Handle what has become due on the way of the clock; raise failures in the end.
-        """
-        if self._is_manned:
-            return
-        with collecting(self._late) if self._raises_at_last else nullcontext():
-            self._work_off(sync_only=running_loop() is not None)
-        if is_over and self._late:
-            failures, self._late = self._late, []
-            raise_failures("what became due", failures)
 
     def _has_to_wait(self, until: Until | None) -> bool:
         __tracebackhide__ = True
@@ -329,12 +204,8 @@ class SettlingBus(RaisingBus):
         return math.inf if timeout is None else self._time.monotonic() + timeout
 
 
-@contextmanager
-def _lent(queue: Intake) -> Generator[Worker]:
-    worker = queue.lend()
-    try:
-        yield worker
-    except BaseException:
-        queue.bereave(worker, revives=False)
-        raise
-    queue.release(worker)
+def _giving_up(timeout: float | None) -> AbstractContextManager[None]:
+    """
+    Go no further with what has no end: on a clock that nobody moves, no time is ever over.
+    """
+    return nullcontext() if timeout is None else suppress(EndlessError)

@@ -135,7 +135,6 @@ class KeptLettersContract:
             lambda: mixed.remove("z"),
             lambda: mixed.replace(letter("z")),
             lambda: mixed.edit("z", b""),
-            lambda: mixed.query(after="z"),
             lambda: mixed.claim("z", owner="me", ttl=1.0, now=0.0),
         ]
         for ask in asks:
@@ -171,11 +170,25 @@ class KeptLettersContract:
         A page begins after the letter given, whether or not that one is meant.
         """
         assert "d c" == ids(mixed.query(limit=2))
-        assert "b a" == ids(mixed.query(limit=2, after="c"))
-        assert "a" == ids(mixed.query(Selection(subscription="shop.charge"), after="b"))
-        assert "" == ids(mixed.query(after="a"))
+        assert "b a" == ids(mixed.query(limit=2, after=mixed.get("c").place))
+        of_charge, place = Selection(subscription="shop.charge"), mixed.get("b").place
+        assert "a" == ids(mixed.query(of_charge, after=place))
+        assert "" == ids(mixed.query(after=mixed.get("a").place))
         with pytest.raises(ValueError, match="limit"):
             mixed.query(limit=0)
+
+    def test_a_page_may_follow_a_letter_that_is_gone(self, mixed: KeptLetters) -> None:
+        """
+        Letters keep their places, whatever becomes of them and of the others.
+        """
+        _, second = mixed.query(limit=2)
+        assert second.place == mixed.edit("c", b"edited").place
+        mixed.replace(attrs.evolve(second, place=99))
+        assert second.place == mixed.get("c").place == mixed.remove("c").place
+        mixed.add(letter("e"))
+        assert "b a e" == ids(mixed.query(limit=3, after=second.place))
+        mixed.remove("d")
+        assert "b a e" == ids(mixed.query(after=second.place))
 
     def test_a_replaced_letter_keeps_its_place(self, mixed: KeptLetters) -> None:
         """
@@ -231,6 +244,20 @@ class KeptLettersContract:
         assert frozenset() == mixed.held_keys("shop.other")
         mixed.remove("a")
         assert frozenset() == mixed.held_keys("shop.charge")
+
+    def test_a_key_is_stuck_behind_what_must_be_redriven(self, mixed: KeptLetters) -> None:
+        """
+        A letter that failed or was edited, and holds its key; not one that is merely held.
+        """
+        assert frozenset() == mixed.stuck_keys("shop.charge")
+        assert {"A-1"} == mixed.stuck_keys("shop.notify")
+        for id, facts in (("e", {}), ("f", {"holds_key": True}), ("g", {"holds_key": True})):
+            mixed.add(letter(id, record=record(offset=9, key=id), **facts))
+        assert {"f", "g"} == mixed.stuck_keys("shop.charge")
+        mixed.edit("a", b"")
+        mixed.remove("f")
+        assert {"A-1", "g"} == mixed.stuck_keys("shop.charge")
+        assert "b a g" == ids(each for each in mixed.query() if each.is_stuck)
 
     def test_a_time_without_a_zone_is_refused(self, mixed: KeptLetters) -> None:
         """

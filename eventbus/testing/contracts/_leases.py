@@ -86,6 +86,7 @@ class LeaseContract(TransactionContract):
             lambda: asyncio.run(_aadvance(progress, lease, Step(taken=3))),
             lambda: progress.renew(lease, ttl=TTL, now=TTL),
             lambda: progress.reset(lease, to=5),
+            lambda: progress.take_up(lease, ["odd"], now=TTL),
             lambda: progress.transaction(lease).__enter__(),
         ]
         for ask in asks:

@@ -19,14 +19,14 @@ from eventbus.errors import (
 )
 from eventbus.progress import Handled, Lease, Pending, Position, Progress, Retry, Start, Step
 from eventbus.store import Store
-from eventbus.testing.contracts._leases import LeaseContract
+from eventbus.testing.contracts._held import HeldContract
 from eventbus.testing.contracts._records import minutes, offsets, record, records
 from eventbus.testing.contracts._transactions import TTL, letter
 
 __all__ = ["ProgressContract"]
 
 
-class ProgressContract(LeaseContract):
+class ProgressContract(HeldContract):
     """
     What every `eventbus.progress.Progress` does.
 

@@ -1,0 +1,256 @@
+"""
+Publishers' keys where a loop runs: while somebody else writes to the file, the loop goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from eventbus import EventBus, Receipt, StoreLockedError, event, fixed
+from eventbus.errors import StoreClosedError
+from eventbus.sqlite import SQLiteStore
+from eventbus.testing import TestBus
+
+T = TypeVar("T")
+PATIENCE = 20.0  # seconds, real ones: what takes longer has failed
+
+
+@event
+class Paid:
+    number: int
+
+
+@event(logged=False)
+class Seen:
+    number: int
+
+
+@pytest.fixture(params=["lazy", "eager"])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EventBus]:
+    # Whoever waits for the file in the loop itself gives up quickly.
+    store = SQLiteStore(tmp_path / "shop.db", busy_timeout=1.0)
+    made = EventBus(store=store, envelopes=request.param)
+    yield made
+    made.close(timeout=PATIENCE)
+
+
+@asynccontextmanager
+async def locked(bus: EventBus) -> AsyncIterator[None]:
+    """
+    Have somebody else write until the block has ended.
+    """
+    assert bus._store is not None
+    path: Any = bus._store
+    with closing(sqlite3.connect(path.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+async def a_while() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def beside_a_writer(bus: EventBus, do: Callable[[], Awaitable[T]]) -> T:
+    """
+    Begin while somebody else writes, and go on when he has ended.
+    """
+    async with locked(bus):
+        task = asyncio.ensure_future(do())
+        await a_while()
+        assert not task.done()
+    return await asyncio.wait_for(task, PATIENCE)
+
+
+@pytest.mark.parametrize("happened", [Paid(1), Seen(1)])
+def test_a_publish_with_a_key_waits_while_the_loop_goes_on(bus: EventBus, happened: object) -> None:
+    """
+    The first one is published, and the second is its duplicate.
+    """
+
+    async def publish_twice() -> list[Receipt]:
+        publish: Any = lambda: bus.apublish(happened, idempotency_key="k")  # noqa: E731
+        return [await beside_a_writer(bus, publish), await beside_a_writer(bus, publish)]
+
+    first, again = asyncio.run(publish_twice())
+    assert (False, True) == (first.duplicate, again.duplicate)
+    assert first.id == again.duplicate_of == again.id
+
+
+def test_a_batch_and_a_block_wait_in_the_same_way(bus: EventBus) -> None:
+    """
+    Of a batch and of a block that come twice, one is published.
+    """
+
+    async def batch() -> list[Receipt]:
+        return await bus.apublish_many([Paid(1), Paid(2)], idempotency_key="k")
+
+    async def block() -> list[Receipt]:
+        async with bus.deferred():
+            return [bus.publish(Paid(3), idempotency_key="b"), bus.publish(Paid(4))]
+
+    async def publish_twice() -> list[list[bool]]:
+        receipts = [await beside_a_writer(bus, each) for each in (batch, batch, block, block)]
+        return [[each.duplicate for each in those] for those in receipts]
+
+    assert [[False] * 2, [True] * 2, [False] * 2, [True, False]] == asyncio.run(publish_twice())
+
+
+@pytest.mark.parametrize("happened", [Paid(1), Seen(1)])
+def test_a_cancelled_publish_has_used_no_key(bus: EventBus, happened: object) -> None:
+    """
+    Though it is cancelled while its key is being written down: the next one is published.
+    """
+
+    async def cancel_first() -> Receipt:
+        async with locked(bus):
+            task = asyncio.create_task(bus.apublish(happened, idempotency_key="k"))
+            await a_while()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        return await bus.apublish(happened, idempotency_key="k")
+
+    assert not asyncio.run(cancel_first()).duplicate
+
+
+def test_of_a_batch_whose_keys_cannot_all_be_asked_for_none_is_held(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    It raises, and may be published again.
+    """
+    assert bus._store is not None
+    keys: Any = bus._furniture.idempotency
+    aclaim = keys.aclaim
+
+    async def claim(scope: str, key: str, **given: Any) -> Any:
+        if key == "k#1":
+            raise StoreLockedError("somebody writes")
+        return await aclaim(scope, key, **given)
+
+    async def publish_twice() -> list[Receipt]:
+        with monkeypatch.context() as patches:
+            patches.setattr(type(keys), "aclaim", staticmethod(claim))
+            with pytest.raises(StoreLockedError):
+                await bus.apublish_many([Paid(1), Paid(2)], idempotency_key="k")
+        return await bus.apublish_many([Paid(1), Paid(2)], idempotency_key="k")
+
+    assert [False] * 2 == [each.duplicate for each in asyncio.run(publish_twice())]
+
+
+def test_a_failing_handler_frees_the_key_without_a_wait(bus: EventBus) -> None:
+    """
+    The loop goes on though somebody else writes, and the next publish finds the key free.
+    """
+
+    async def fail(seen: Seen) -> None:
+        called.set()
+        await beside.wait()
+        raise ValueError("no")
+
+    async def publish_twice() -> list[bool]:
+        task = asyncio.create_task(bus.apublish(Seen(1), idempotency_key="k"))
+        await called.wait()
+        async with locked(bus):
+            beside.set()
+            first = await task
+        again = await bus.apublish(Seen(1), idempotency_key="k")
+        return [first.ok, again.duplicate]
+
+    called, beside = asyncio.Event(), asyncio.Event()
+    bus.subscribe(Seen, fail, name="fail", retry=fixed(attempts=1, delay=0.0))
+    assert [False, False] == asyncio.run(publish_twice())
+
+
+def test_a_key_used_at_once_is_free_where_that_cannot_be_written(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is not logged is not published then, and may be published again.
+    """
+    keys: Any = bus._furniture.idempotency
+
+    async def refuse(*given: object, **options: object) -> None:
+        raise StoreLockedError("somebody writes")
+
+    async def publish_twice() -> Receipt:
+        with monkeypatch.context() as patches:
+            patches.setattr(type(keys), "acomplete", refuse)
+            with pytest.raises(StoreLockedError):
+                await bus.apublish(Seen(1), idempotency_key="k")
+        return await bus.apublish(Seen(1), idempotency_key="k")
+
+    assert not asyncio.run(publish_twice()).duplicate
+
+
+def test_a_key_in_an_open_transaction_waits_for_nobody(bus: EventBus) -> None:
+    """
+    It is claimed, used and freed by that transaction.
+    """
+    assert bus._store is not None
+    store: Any = bus._store
+
+    async def publish_twice() -> list[bool]:
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as own:
+            own.execute("BEGIN IMMEDIATE")
+            given: dict[str, Any] = {"connection": own, "idempotency_key": "k"}
+            first = await bus.apublish(Paid(1), **given)
+            again = await bus.apublish(Paid(1), **given)
+            own.execute("ROLLBACK")
+            own.execute("BEGIN IMMEDIATE")
+            keys = store.idempotency.on(own)
+            claim = await keys.aclaim("s", "k", source=first, now=0.0)
+            assert await keys.acomplete(claim, now=0.0)
+            keys.release_later(claim)
+            claim = await keys.aclaim("s", "k", source=first, now=0.0)
+            own.execute("ROLLBACK")
+            return [first.duplicate, again.duplicate, claim.state != "granted"]
+
+    assert [False, True, False] == asyncio.run(publish_twice())
+
+
+def test_what_is_due_in_a_loop_has_its_key_asked_for_there(tmp_path: Path) -> None:
+    """
+    Of two that are due, one is published.
+    """
+    calls = list[int]()
+    bus = TestBus(store=SQLiteStore(tmp_path / "shop.db"))
+    bus.subscribe(Paid, lambda paid: calls.append(paid.number), name="note")
+
+    async def publish() -> None:
+        async with bus:
+            await bus.apublish(Paid(1), idempotency_key="k", delay=1.0)
+            await bus.apublish(Paid(2), idempotency_key="k")
+            bus.clock.advance(2.0)
+            await bus.asettle()
+
+    asyncio.run(publish())
+    assert [1] == calls
+
+
+def test_what_nobody_waits_for_is_logged(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    A key that cannot be freed says so, though whoever wanted it is gone.
+    """
+    caplog.set_level(logging.ERROR, "eventbus")
+    store: Any = bus._store
+    keys = store.idempotency
+    claim = keys.claim("s", "k", source=bus.publish(Paid(1)), now=0.0)
+    monkeypatch.setattr("eventbus.sqlite._keys._RELEASE", "DELETE FROM nothing WHERE ?, ?, ?")
+    keys.release_later(claim)
+    store.close()
+    assert ["key 'k' of s is not released"] == [each.getMessage() for each in caplog.records]
+    with pytest.raises(StoreClosedError):
+        keys.release_later(claim)
