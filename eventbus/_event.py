@@ -10,6 +10,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable
+from enum import Enum
 from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform, overload
 
@@ -194,6 +195,11 @@ def _check(cls: Any, name: Any, version: Any) -> None:
         raise DeclarationError(
             f"@event declares classes, not {cls!r}; options are keywords: "
             f"@event(name='shop.order_placed', version=2)"
+        )
+    if issubclass(cls, Enum):
+        raise DeclarationError(
+            f"@event on {cls.__qualname__}, an enum, which can have no fields. Its members can be "
+            f"published as they are: drop @event."
         )
     if "__dataclass_fields__" in vars(cls) or "__attrs_attrs__" in vars(cls):
         raise DeclarationError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import pickle
 import typing
 from collections.abc import Callable
@@ -310,6 +311,17 @@ def test_one_decorator_is_enough(other: Callable[[type], type]):
 
     with pytest.raises(DeclarationError, match="Drop that one, or this"):
         event(other(Paid))
+
+
+def test_an_enum_is_not_declared():
+    """
+    An enum is refused, and told that its members are events as they are.
+    """
+    with pytest.raises(DeclarationError, match="Its members can be published as they are"):
+
+        @event
+        class _Colour(enum.Enum):
+            RED = 1
 
 
 @pytest.mark.parametrize(
