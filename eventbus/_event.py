@@ -196,7 +196,7 @@ def _check(cls: Any, name: Any, version: Any) -> None:
             f"@event declares classes, not {cls!r}; options are keywords: "
             f"@event(name='shop.order_placed', version=2)"
         )
-    if issubclass(cls, Enum):
+    if Enum in cls.__mro__:
         raise DeclarationError(
             f"@event on {cls.__qualname__}, an enum, which can have no fields. Its members can be "
             f"published as they are: drop @event."

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sqlite3
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from eventbus import (
     event,
     fixed,
 )
+from eventbus.sqlite import SQLiteStore
 from eventbus.testing import TestBus, VirtualClock, _stamina, record
 
 tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="nobody")
@@ -1021,6 +1024,30 @@ def test_what_fails_after_a_delay_is_raised_when_the_clock_has_arrived(
         bus.clock.advance(10.0)
     assert ["printer"] * copies == [each.subscription for each in raised.value.failures]
     assert 10.0 == bus.clock.monotonic()
+
+
+@pytest.mark.parametrize("errors", [None, "raise"])
+@pytest.mark.parametrize("threads", [False, True])
+def test_what_fails_after_the_commit_of_a_handler_reaches_the_test(
+    errors: Any, threads: bool, tmp_path: Path
+) -> None:
+    """
+    To the handler it cannot be raised any more, whatever its publishes do.
+    """
+    store = SQLiteStore(tmp_path / "app.db")
+    bus = TestBus(errors=errors, threads=threads, store=store)
+    bus.subscribe(Noted, fail, name="printer")
+
+    @bus.on(Deposited, delivery=Durable(), name="hand on")
+    def hand_on(happened: Deposited, connection: sqlite3.Connection) -> None:
+        bus.publish(Noted(happened.amount))
+
+    bus.publish(Deposited(1))
+    bus.start()
+    with pytest.raises(HandlerErrors, match="1 handler of what was queued failed: printer"):
+        bus.drain(20.0)
+    bus.assert_delivered(hand_on)
+    assert bus.close().ok
 
 
 def test_a_queued_handler_that_publishes_gets_its_receipt() -> None:

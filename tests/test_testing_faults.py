@@ -9,7 +9,7 @@ import contextvars
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -1098,6 +1098,37 @@ def test_the_end_of_a_block_in_a_loop_says_what_it_cannot_check(bus: TestBus) ->
 
     with pytest.raises(RunningLoopError, match=r"waits for never.*an async with block"):
         asyncio.run(test())
+    assert bus.faults.check is None
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("ends_by", ["raising", "closing"])
+def test_a_block_that_has_ended_by_itself_checks_no_more(
+    bus: TestBus, is_async: bool, ends_by: str
+) -> None:
+    """
+    What the block raised is the news, and a bus that is closed has checked what was queued.
+    """
+    taken: list[object] = []
+    bus.subscribe(OrderPlaced, collector(taken), delivery=Queued(), name="take")
+
+    def leave() -> None:
+        bus.publish(OrderPlaced())
+        if ends_by == "raising":
+            raise KeyError("A-1")
+        bus.close()
+
+    def test() -> None:
+        with suppress(KeyError), bus.faults.check_idempotent():
+            leave()
+
+    async def atest() -> None:
+        with suppress(KeyError):
+            async with bus.faults.check_idempotent():
+                leave()
+
+    asyncio.run(atest()) if is_async else test()
+    assert (2 if ends_by == "closing" else 0) == len(taken)
     assert bus.faults.check is None
 
 

@@ -193,13 +193,9 @@ class IdempotenceCheck:
         try:
             yield kind is None and not self.is_over
         except BaseException:
-            kind = BaseException
+            self.give_up()
             raise
-        finally:
-            if kind is None:
-                self.end()
-            else:
-                self.give_up()
+        self.end() if kind is None else self.give_up()
 
     # -- the second run: the twins -----------------------------------------------------------
 

@@ -8,7 +8,7 @@ what fails in the background, in a queue or after a delay, by who has it handled
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, ContextVar
 from typing import Unpack
 
@@ -105,9 +105,9 @@ class RaisingBus(EventBus):
         raise_collected(what, self._late)
 
     @contextmanager
-    def _in_background(self, within: Receipt) -> Generator[None]:
+    def _in_background(self, within: Receipt | None = None) -> Generator[None]:
         """
-        Collect what fails while an event is handled that no publish waits for.
+        Collect what fails while an event, or any, is handled that no publish waits for.
         """
         if not self._raises_at_last:
             yield
@@ -150,17 +150,18 @@ class RaisingBus(EventBus):
         with self._raising_at_last(f"{len(events)} events"):
             return await super().apublish_many(events, **options)
 
-    # At the end of a handler's transaction, who handles it collects what fails.
-
     def _publish_deferred(self, deferred: Deferred) -> None:
-        is_own = not deferred.is_logged
-        with self._raising_at_last("what was deferred") if is_own else nullcontext():
+        with self._hearing(deferred):
             super()._publish_deferred(deferred)
 
     async def _apublish_deferred(self, deferred: Deferred) -> None:
-        is_own = not deferred.is_logged
-        with self._raising_at_last("what was deferred") if is_own else nullcontext():
+        with self._hearing(deferred):
             await super()._apublish_deferred(deferred)
+
+    def _hearing(self, deferred: Deferred) -> AbstractContextManager[None]:
+        # After the commit of a handler's transaction nobody hears of what is raised.
+        is_block = not deferred.is_logged
+        return self._raising_at_last("what was deferred") if is_block else self._in_background()
 
     def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
         # Its own failure is returned, that of an event its handler publishes is raised.

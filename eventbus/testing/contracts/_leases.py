@@ -88,6 +88,7 @@ class LeaseContract(TransactionContract):
             lambda: progress.reset(lease, to=5),
             lambda: progress.take_up(lease, ["odd"], now=TTL),
             lambda: progress.transaction(lease).__enter__(),
+            lambda: asyncio.run(_atransact(progress, lease)),
         ]
         for ask in asks:
             with pytest.raises(LeaseLostError, match="'me'") as refused:
@@ -129,6 +130,11 @@ class LeaseContract(TransactionContract):
         found = asyncio.run(begin())
         assert [{offset: 1} for offset in range(1, 10)] == [dict(each.attempts) for each in found]
         assert 9 == progress.position("a").pending
+
+
+async def _atransact(progress: Progress, lease: Lease) -> None:
+    async with progress.atransaction(lease):
+        pytest.fail("it was lent")
 
 
 async def _aadvance(progress: Progress, lease: Lease, step: Step) -> object:

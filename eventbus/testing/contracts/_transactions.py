@@ -7,6 +7,7 @@ write some of each, and look for all or none.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -179,6 +180,44 @@ class TransactionContract:
             transaction.advance(Step(gone=["letter-9"]))
             transaction.advance(Step(gone=["letter-9"]))
         assert (1, (0, 0, 1, "granted")) == (store.letters.count(), self.found(store, begun))
+
+    def test_an_async_transaction_is_one_as_well(self, store: Store, begun: Lease) -> None:
+        """
+        It commits all at its end, and nothing where its block raises.
+        """
+
+        async def main() -> None:
+            with pytest.raises(OutageError):
+                async with store.progress.atransaction(begun) as transaction:
+                    self.write(store, transaction)
+                    raise OutageError
+            assert 1 == store.progress.position("a").pending
+            async with store.progress.atransaction(begun) as transaction:
+                self.write(store, transaction)
+
+        asyncio.run(main())
+        assert (1, 1, 0, "done") == self.found(store, begun)
+
+    def test_transactions_of_one_loop_take_turns(self, store: Store, begun: Lease) -> None:
+        """
+        Each may await in its block: the others wait for it, and the loop for none.
+        """
+        inside = list[int]()
+
+        async def borrow(number: int) -> None:
+            async with store.progress.atransaction(begun) as transaction:
+                inside.append(number)
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                transaction.connection.execute("INSERT INTO mine VALUES ('written')")
+                assert [number] == inside
+                inside.clear()
+
+        async def main() -> None:
+            await asyncio.gather(*map(borrow, range(3)))
+
+        asyncio.run(main())
+        assert 3 == self.found(store, begun)[0]
 
     @pytest.mark.parametrize("verb", ["commit", "rollback", "close"])
     def test_the_handler_does_not_end_the_transaction(
