@@ -11,16 +11,17 @@ The life of an entry::
     (read)      ▲          │
                 │          ▼
     pending ────┴─────── asleep (the next attempt is not due)
-    (in the store,
-     and waits for its turn, or behind a key that sleeps)
+    (in the store, and waits for its turn,
+     or behind one of its key that sleeps or is tried again)
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
-from heapq import merge
+from collections.abc import Collection, Iterable, Sequence
+from operator import attrgetter
 
+from eventbus._behind import Behind, merged
 from eventbus._entry import Entry
 from eventbus.kept_letters import KeptLetter
 from eventbus.progress import Advance, Handled, Retry, Step
@@ -60,8 +61,7 @@ class Books:
         self.begin: list[Entry] = []
         self._alone: int | None = None  # the recovered one that is under way
         self._asleep: dict[int, Entry] = {}
-        self._sleeping: dict[str, int] = {}
-        self._behind: dict[str, deque[Entry]] = {}
+        self._behind = Behind()
         self._done: list[int] = []
         self._untried: list[int] = []
         self._handled: list[Handled] = []
@@ -85,7 +85,7 @@ class Books:
             or self.fresh
             or self.pendings
             or self._asleep
-            or self._behind
+            or not self._behind.is_empty
             or self.has_news
         )
 
@@ -126,9 +126,15 @@ class Books:
         """
         How many of those that were counted wait for their turn.
         """
-        behind = [each for entries in list(self._behind.values()) for each in entries]
-        waiting = [*self.fresh, *self.pendings, *behind]
-        return sum(each.is_counted for each in waiting)
+        waiting = [*self.fresh, *self.pendings]
+        return len(self._behind) + sum(each.is_counted for each in waiting)
+
+    @property
+    def waits(self) -> bool:
+        """
+        Whether something that the store knows waits for nothing but its turn.
+        """
+        return bool(self.pendings or self._behind.next_line)
 
     @property
     def under_way(self) -> int:
@@ -153,25 +159,28 @@ class Books:
         What was begun by a process that is gone may be what has ended it: it is handled
         alone.
         """
-        waits = self.pendings or self.fresh
+        line = self._behind.next_line
+        waits = self.pendings or line or self.fresh
         if not waits or self._alone is not None:
             return None
         if waits[0].is_recovered:
             if self.under_way:
                 return None
             self._alone = waits[0].offset
-        return waits.popleft()
+        entry = waits.popleft()
+        if waits is line:
+            self._behind.move_on()
+        return entry
 
     def is_behind(self, entry: Entry) -> bool:
         """
-        Whether the entry has to wait behind one of its key that is asleep; it is put there.
+        Whether the entry has to wait behind one of its key; it is put there.
         """
-        key = entry.key
-        if key is None or (key not in self._sleeping and key not in self._behind):
+        if entry.key is None or not self._behind.is_in_the_way_of(entry):
             return False
         self._not_yet(entry)
         self._set_aside(entry)
-        self._behind.setdefault(key, deque()).append(entry)
+        self._behind.add(entry.key, [entry])
         return True
 
     def _not_yet(self, entry: Entry) -> None:
@@ -191,12 +200,11 @@ class Books:
 
     def put_to_sleep(self, entry: Entry) -> None:
         """
-        Note that nothing of the entry's key is to be begun until it was begun itself.
+        Note that nothing of the entry's key is to be begun until it is over.
         """
         self._leave(entry)
         self._asleep[entry.offset] = entry
-        if entry.key is not None:
-            self._sleeping[entry.key] = entry.offset
+        self._behind.close(entry)
 
     def _leave(self, entry: Entry) -> None:
         self.in_hand.pop(entry.offset, None)
@@ -204,22 +212,11 @@ class Books:
             self._alone = None
             entry.is_recovered = False
 
-    def _wake_up(self, entry: Entry) -> None:
-        self._asleep.pop(entry.offset, None)
-        key = entry.key
-        if key is not None and self._sleeping.get(key) == entry.offset:
-            del self._sleeping[key]
-            self._wait_again(self._behind.pop(key, ()))
-
-    def _wait_again(self, entries: Collection[Entry]) -> None:
+    def _wait_again(self, entries: Sequence[Entry]) -> None:
         """
         Let entries that the store knows wait for their turn, in the order of the log.
         """
-        waiting, first = self.pendings, next(iter(entries), None)
-        if first is None or not waiting or first.offset > waiting[-1].offset:
-            waiting.extend(entries)
-        else:
-            self.pendings = deque(merge(entries, waiting, key=_offset))
+        self.pendings = merged(self.pendings, entries)
 
     # -- what came of it -----------------------------------------------------------------------
 
@@ -237,7 +234,8 @@ class Books:
         Note that an entry is finished, and the store knows it.
         """
         self._leave(entry)
-        self._wake_up(entry)
+        self._asleep.pop(entry.offset, None)
+        self._behind.open(entry)
 
     def retry(self, entry: Entry, held: Iterable[Entry]) -> None:
         """
@@ -246,14 +244,17 @@ class Books:
         assert entry.due is not None
         self._retry.append(Retry(offset=entry.offset, due=entry.due, story=entry.story))
         self.put_to_sleep(entry)
-        for each in held:
-            self.take_back(each, behind=entry.key)
+        taken = [*held]
+        for each in taken:
+            self._take_back(each)
+        if entry.key is not None:
+            self._behind.add(entry.key, taken)
         # Those chosen in this turn, and not begun, come after them.
         self.begin = [
             each for each in self.begin if each.key != entry.key or not self.is_behind(each)
         ]
 
-    def take_up(self, keys: Collection[str], entries: Collection[Entry]) -> None:
+    def take_up(self, keys: Collection[str], entries: Sequence[Entry]) -> None:
         """
         Note that no letter holds *keys* any more, and that *entries* are in the store.
         """
@@ -268,23 +269,19 @@ class Books:
         if not entry.is_pending:
             self.fresh.appendleft(entry)
         elif self.pendings and self.pendings[0].offset < entry.offset:
-            self._wait_again((entry,))  # it had fallen asleep meanwhile
+            self._wait_again([entry])  # it had fallen asleep meanwhile
         else:
             self.pendings.appendleft(entry)
 
-    def take_back(self, entry: Entry, *, behind: str | None = None) -> None:
+    def take_back(self, entry: Entry) -> None:
         """
         Note that an entry was begun, and never handed to its handler.
         """
-        self._leave(entry)
-        self._wake_up(entry)
         self._take_back(entry)
-        if behind is None:
-            self._wait_again((entry,))
-        else:
-            self._behind.setdefault(behind, deque()).append(entry)
+        self._wait_again([entry])
 
     def _take_back(self, entry: Entry) -> None:
+        self.finished(entry)
         if entry.is_begun:
             self._untried.append(entry.offset)
             entry.number -= 1
@@ -295,14 +292,14 @@ class Books:
         """
         Note that an entry goes on whose attempt was begun before it fell asleep.
         """
-        self._wake_up(entry)
+        self._asleep.pop(entry.offset, None)
         self.in_hand[entry.offset] = entry
 
     def ask(self, entry: Entry) -> None:
         """
         Note that an entry's next attempt is to be begun, now that it is due.
         """
-        self._wake_up(entry)
+        self._asleep.pop(entry.offset, None)
         entry.due = None
         self.begin.append(entry)
 
@@ -383,11 +380,7 @@ class Books:
         self.dead_keys -= {letter.record.key for _, letter in free} - self.keys_in_hand()
         return begun
 
-    def _take_up(self, entries: Collection[Entry]) -> None:
+    def _take_up(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
             self._take_back(entry)
-        self._wait_again(entries)
-
-
-def _offset(entry: Entry) -> int:
-    return entry.offset
+        self._wait_again(sorted(entries, key=attrgetter("offset")))

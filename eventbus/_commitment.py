@@ -8,7 +8,10 @@ over: whatever ends before it, the process included, leaves it as it was.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import attrs
 
@@ -19,7 +22,7 @@ from eventbus.errors import DeadLetterNotFoundError, LeaseLostError, StoreError
 from eventbus.idempotency import Claim
 from eventbus.progress import Step, Transaction
 
-__all__ = ["Commitment", "commitment_of"]
+__all__ = ["Commitment", "Loan"]
 
 
 class Commitment(Protocol):
@@ -52,11 +55,69 @@ class Commitment(Protocol):
         ...
 
 
-def commitment_of(receipt: Receipt) -> Commitment:
+class Loan:
     """
-    Return what belongs to the transaction of this delivery: from the log, or a redrive.
+    What goes around the transaction that a handler is lent, and inside of it.
+
+    Around it, as a context: what comes of it is noted. Inside of it `lent`: the handler has
+    the connection, and what belongs to the transaction is written before and after it.
+
+    Args:
+        receipt: The delivery: from the log, or a redrive.
+        remember: Given the delivery and when it began, notes that its handler has ended.
+        now: Tells the time.
     """
-    return _Advance(receipt) if isinstance(receipt, LoggedReceipt) else _Redrive(receipt)
+
+    def __init__(
+        self,
+        receipt: Receipt,
+        remember: Callable[[Receipt, float], None],
+        now: Callable[[], float],
+    ) -> None:
+        self.is_redrive = not isinstance(receipt, LoggedReceipt)
+        self._receipt = receipt
+        self._remember = remember
+        self._now = now
+        self._part: Commitment = (
+            _Advance(receipt) if isinstance(receipt, LoggedReceipt) else _Redrive(receipt)
+        )
+        self._is_the_handlers = False
+
+    @contextmanager
+    def lent(self, transaction: Transaction) -> Generator[None]:
+        """
+        Let the handler have the connection in the block.
+        """
+        receipt, part, began = self._receipt, self._part, self._now()
+        part.begin(transaction)
+        receipt.connection = connection = transaction.connection
+        try:
+            yield
+            if (check := getattr(connection, "check", None)) is not None:
+                check()  # whoever has ended the transaction has failed
+        except BaseException:
+            self._is_the_handlers = True
+            raise
+        finally:
+            receipt.connection = connection = None  # what is dropped has no more to do with it
+        self._remember(receipt, began)
+        part.end(transaction, self._now())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return self._part.is_kept()
+        if not self._is_the_handlers:
+            self._part.is_lost(error)
+        if self._receipt.afterwards is not None:
+            self._receipt.afterwards.drop()
 
 
 @attrs.define

@@ -10,12 +10,12 @@ its lease forgets what it has, for it is somebody else's now.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from typing import Any
 
 from eventbus._books import Books
 from eventbus._entry import Entry, entry_of, readied
-from eventbus._filling import PAGE, Filling
+from eventbus._filling import LONG, PAGE, Filling
 from eventbus._hearing import State, entry_of_job
 from eventbus._insight import DurableStats
 from eventbus._logger import logger
@@ -44,7 +44,11 @@ class Consumer(Filling):
         self.queue.owes = self.owes
         self.queue.aside = lambda: self._books.aside
         self.queue.unread_in_log = self._count_unread
+        self.queue.state_of_log = self._why_not
         self.queue.go_on = self.go_on
+
+    def _why_not(self) -> str:
+        return "" if self.state == "consuming" else self.state
 
     def transaction(self, *, is_redrive: bool) -> AbstractContextManager[Transaction]:
         """
@@ -52,16 +56,24 @@ class Consumer(Filling):
 
         A redrive makes none, and is anybody's affair who has the handler.
         """
-        lease = self.lease
+        return self._store.progress.transaction(self._borrower(is_redrive=is_redrive))
+
+    def atransaction(self, *, is_redrive: bool) -> AbstractAsyncContextManager[Transaction]:
+        """
+        Do as `transaction`; whoever it waits for, the event loop goes on.
+        """
+        return self._store.progress.atransaction(self._borrower(is_redrive=is_redrive))
+
+    def _borrower(self, *, is_redrive: bool) -> Lease | str:
         if is_redrive:
-            return self._store.progress.transaction(self.name)
-        if lease is None:
-            raise LeaseLostError(
-                f"{self.name} is not consumed here any more, so its handler gets no connection",
-                subscription=self.name,
-                owner="",
-            )
-        return self._store.progress.transaction(lease)
+            return self.name
+        if (lease := self.lease) is not None:
+            return lease
+        raise LeaseLostError(
+            f"{self.name} is not consumed here any more, so its handler gets no connection",
+            subscription=self.name,
+            owner="",
+        )
 
     def place(self) -> DurableStats:
         """
@@ -121,18 +133,20 @@ class Consumer(Filling):
             return True  # what is in the books may be on its way from one place to another
         if self._told or self._books.has_news:
             return True
+        if self._has_to_look():
+            return True
         is_behind = self.has_more or self._books.unsaved > 0 or not self._books.is_empty
         return self.hands_out and is_behind
 
     def _advance(self, now: float) -> bool:
         books = self._books
         heard = self._listen()
-        if self.state == "stopped" and not self.is_closing:
-            self._look_whether_to_go_on(now)
+        self._look_whether_to_go_on(now)
         if self.hands_out and not self.queue.is_paused:
             self._size_up(now)
-            self._read_on()
-            self._choose()
+            until = now + LONG
+            heard = self._read_on(until) or heard
+            heard = self._choose(until) or heard
             self._look_for_dead_end()
         else:
             books.put_off()
@@ -178,11 +192,12 @@ class Consumer(Filling):
         """
         Whether it is time to look, and something was written since the last look.
         """
-        if now < self._look_at:
+        must_look, self._must_look = self._must_look, False
+        if now < self._look_at and not must_look:
             return False
         self._look_at, changes = now + _LOOK, self._store.log.changes()
         has_changed, self._seen_changes = changes != self._seen_changes, changes
-        return has_changed
+        return has_changed or must_look
 
     def _take_up(self, keys: Sequence[str]) -> Collection[str]:
         """
@@ -266,11 +281,29 @@ class Consumer(Filling):
         """
         Go on once the letters are gone for which the subscription has stopped.
         """
-        if self.why is None and now >= self._look_at:
+        if self.state != "stopped" or self.is_closing or self.why is not None:
+            return
+        if now >= self._look_at or self._must_look:
             self._look_at, books = now + _LOOK, self._books
             # The letter may not be kept yet, or not be told of: then its event is in hand.
-            if not books.in_hand and not books.has_news and not self._has_letters():
+            if books.in_hand or books.has_news:
+                return
+            self._must_look = False
+            if not self._has_letters():
                 self.state = "consuming"
+
+    def look_again(self) -> None:
+        """
+        Look in the next turn whether letters are gone, for they may be.
+        """
+        self._must_look = True
+
+    def _has_to_look(self) -> bool:
+        if not self._must_look or self.is_closing:
+            return False
+        if self.state == "stopped":
+            return self.why is None
+        return self.hands_out and bool(self._books.dead_keys) and not self.queue.is_paused
 
     # -- trouble, and the end ------------------------------------------------------------------
 

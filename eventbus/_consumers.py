@@ -164,12 +164,22 @@ class Consumers:
 
     def look(self) -> None:
         """
-        See whether somebody else has written something, and have it read soon.
+        Have everything read on, whoever may have written something.
+
+        It waits for no turn: one under way may itself wait for a handler of this thread.
         """
         if self.is_started:
-            with self._turning:
-                self._look()
-            self.wake()
+            self._appended()
+            self.look_again()
+
+    def look_again(self, name: str | None = None) -> None:
+        """
+        Have it seen soon that letters are gone, of one subscription or perhaps of any.
+        """
+        for subscription, consumer in self.items():
+            if name is None or name == subscription.name:
+                consumer.look_again()
+        self.wake()
 
     def _look(self) -> None:
         """

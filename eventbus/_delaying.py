@@ -22,6 +22,7 @@ from eventbus._publisher import refuse_loop
 from eventbus._receipt import Receipt, lender
 from eventbus._route import Route
 from eventbus.errors import UncommittedError
+from eventbus.event_log import check_expected
 
 __all__ = ["Delaying"]
 
@@ -163,6 +164,8 @@ class Delaying(Due):
         asked = sorted(each for each in _STORED if options.get(each) is not None)
         if not asked:
             return
+        if (version := options.get("expected_version")) is not None:
+            check_expected(version)
         if not self._logs(route):
             raise TypeError(
                 f"{', '.join(asked)}= is for events that are logged, "

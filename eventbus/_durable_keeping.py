@@ -9,13 +9,12 @@ itself, in the transaction that it is lent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from eventbus._commitment import commitment_of
+from eventbus._commitment import Loan
 from eventbus._consumer import Consumer
 from eventbus._deferred import unheard
 from eventbus._entry import Entry, LoggedReceipt
@@ -83,9 +82,15 @@ class DurableDelivery(QueuedDelivery):
     def _transacted(self, call: AnyCall) -> AnyCall:
         def transacted(event: Any) -> None:
             receipt = here.get()
-            with self._transaction(receipt):
+            with (
+                self._loan_to(receipt) as loan,
+                self.consumer.transaction(is_redrive=loan.is_redrive) as transaction,
+                loan.lent(transaction),
+            ):
                 if (result := call(event)) is not None:
                     self._settle(result)
+            if loan.is_redrive:
+                self.consumer.look_again()  # the letter is gone by the same transaction
             if (afterwards := receipt.afterwards) is not None:
                 with unheard(self.name):
                     afterwards.publish()
@@ -95,45 +100,21 @@ class DurableDelivery(QueuedDelivery):
     def _atransacted(self, call: AnyCall) -> AnyCall:
         async def transacted(event: Any) -> None:
             receipt = here.get()
-            with self._transaction(receipt):
-                if isawaitable(result := call(event)):
-                    await result
+            with self._loan_to(receipt) as loan:
+                async with self.consumer.atransaction(is_redrive=loan.is_redrive) as transaction:
+                    with loan.lent(transaction):
+                        if isawaitable(result := call(event)):
+                            await result
+            if loan.is_redrive:
+                self.consumer.look_again()  # the letter is gone by the same transaction
             if (afterwards := receipt.afterwards) is not None:
                 with unheard(self.name):
                     await afterwards.apublish()
 
         return transacted
 
-    @contextmanager
-    def _transaction(self, receipt: Receipt) -> Generator[None]:
-        """
-        Lend a connection; commit what is written with it together with the progress.
-        """
-        part, began = commitment_of(receipt), self.furniture.clock.monotonic()
-        is_the_handlers, is_redrive = False, not isinstance(receipt, LoggedReceipt)
-        try:
-            with self.consumer.transaction(is_redrive=is_redrive) as transaction:
-                part.begin(transaction)
-                receipt.connection = connection = transaction.connection
-                try:
-                    yield
-                    if (check := getattr(connection, "check", None)) is not None:
-                        check()  # whoever ended the transaction is who has failed
-                except BaseException:
-                    is_the_handlers = True
-                    raise
-                self._remember(receipt, began)
-                part.end(transaction, self.furniture.clock.monotonic())
-        except BaseException as error:
-            if not is_the_handlers:
-                part.is_lost(error)
-            receipt.connection = None  # what is dropped has nothing more to do with it
-            if receipt.afterwards is not None:
-                receipt.afterwards.drop()
-            raise
-        finally:
-            receipt.connection = None
-        part.is_kept()
+    def _loan_to(self, receipt: Receipt) -> Loan:
+        return Loan(receipt, self._remember, self.furniture.clock.monotonic)
 
     # -- what comes before a call, and after it ------------------------------------------------
 

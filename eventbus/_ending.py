@@ -17,6 +17,7 @@ __all__ = ["LATER", "DrainReport", "Ending", "first_busy", "still_pending"]
 
 # What the report calls publishes that are due later, or being published.
 LATER = "delayed publishes"
+_WORDS = {"idle": "not started", "standby": "consumed elsewhere"}
 
 
 @attrs.frozen(kw_only=True)
@@ -28,12 +29,15 @@ class DrainReport:
         left: How many events, by subscription. After `EventBus.close` they are given up,
             and kept as dead letters with reason ``undelivered``.
         running: How many of them a handler was still at.
+        states: What the durable subscriptions among them did, where it was not to consume:
+            ``idle`` where the bus was not started, ``standby`` or ``stopped``.
 
     .. versionadded:: 0.1
     """
 
     left: Mapping[str, int]
     running: Mapping[str, int]
+    states: Mapping[str, str] = attrs.field(factory=dict[str, str])
 
     @property
     def ok(self) -> bool:
@@ -46,10 +50,14 @@ class DrainReport:
         if self.ok:
             return "all handled"
         return ", ".join(
-            f"{count} of {name}"
-            + (f" ({self.running[name]} running)" if name in self.running else "")
-            for name, count in self.left.items()
+            f"{count} of {name}{self._remark_on(name)}" for name, count in self.left.items()
         )
+
+    def _remark_on(self, name: str) -> str:
+        if (running := self.running.get(name)) is not None:
+            return f" ({running} running)"
+        state = self.states.get(name, "")
+        return f" ({_WORDS.get(state, state)})" if state else ""
 
 
 class Ending(Latch):
@@ -90,10 +98,13 @@ def still_pending(queues: Iterable[Intake]) -> DrainReport:
     Return what the queues hold, for the report of a drain.
     """
     depths = [(queue, queue.depth()) for queue in queues]
-    return _report(
+    report = _report(
         [(queue.name, depth.pending + queue.unread) for queue, depth in depths],
         [(queue.name, depth.in_flight) for queue, depth in depths],
     )
+    states = {queue.name: queue.state for queue, _ in depths}
+    kept = {name: state for name, state in states.items() if state and name in report.left}
+    return attrs.evolve(report, states=kept)
 
 
 def _report(left: Iterable[tuple[str, int]], running: Iterable[tuple[str, int]]) -> DrainReport:

@@ -2,8 +2,9 @@
 How a durable subscription's books are filled: reading on, and choosing what is next.
 
 Law: reads in pages, so that a long log takes no more room than a short one, and begins
-little ahead of the handlers. The user's code that runs here, filters and upcasters, runs
-in whichever thread takes the turn.
+little ahead of the handlers. What waits behind another one of its key is not read before
+it may go on. The user's code that runs here, filters and upcasters, runs in whichever
+thread takes the turn; a turn that takes long is left to the next one to be ended.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from eventbus._hearing import Hearing
 from eventbus._logger import logger
 from eventbus.event_log import Record
 
-__all__ = ["PAGE", "Filling"]
+__all__ = ["LONG", "PAGE", "Filling"]
 
 _MOST = 256  # events begun at once, for handlers that take next to no time
 _QUICK, _SLOW = 0.01, 0.04  # seconds in which what was begun at once is, or is not, over
-PAGE = 256  # records that are looked at in one turn
+PAGE = 256  # records that are looked at in one turn, at most
+LONG = 0.05  # seconds of looking at records, after which it is the others' turn
 
 
 class Filling(Hearing):
@@ -38,12 +40,15 @@ class Filling(Hearing):
 
     # -- reading -------------------------------------------------------------------------------
 
-    def _read_on(self) -> None:
+    def _read_on(self, until: float) -> bool:
+        """
+        Look at the next records; whether it was ended by the time.
+        """
         books = self._books
         if self._dead_end is not None:
-            return
-        if books.pendings or len(books.fresh) >= self._window or not self.has_more:
-            return
+            return False
+        if books.waits or len(books.fresh) >= self._window or not self.has_more:
+            return False
         limit = max(PAGE, 2 * self._window)
         self.has_more = False  # first: what is appended from here on says so itself
         number = 0
@@ -51,12 +56,16 @@ class Filling(Hearing):
             number += 1
             entry = Entry(record.offset, epoch=self._epoch)
             if not self._examine(entry, record):
-                return
+                return False
             books.position = record.offset
             if entry.receipt is not None:
                 books.fresh.append(entry)
+            if self._clock.monotonic() > until:
+                self.has_more = True
+                return True
         if number == limit:
             self.has_more = True
+        return False
 
     def _examine(self, entry: Entry, record: Record) -> bool:
         """
@@ -105,34 +114,53 @@ class Filling(Hearing):
     def _count_unread(self) -> int:
         if self.hands_out:
             return max(0, self._store.log.last_offset() - self._books.position)
-        if self.state not in ("standby", "stopped"):
+        if self.state in ("consuming", "closed"):
             return 0
-        # Nobody here will look at them, and they are not handled.
+        # Nobody here looks at them, as things are, and they are not handled.
         return max(0, self._store.progress.position(self.name).lag - self.queue.depth().pending)
 
     # -- choosing what is next -----------------------------------------------------------------
 
-    def _choose(self) -> None:
+    def _choose(self, until: float) -> bool:
+        """
+        Choose what is to be begun, or kept; whether it was ended by the time.
+        """
         books = self._books
         while books.under_way < self._window and (entry := books.next()) is not None:
-            if entry.receipt is None and not self._read_again(entry):
+            if not self._decide_on(entry):
+                return False
+            if self._clock.monotonic() > until:
+                return True
+        return False
+
+    def _decide_on(self, entry: Entry) -> bool:
+        """
+        Begin an entry, keep it or put it aside; ``False`` if it has to be the next one again.
+        """
+        books = self._books
+        if books.is_behind(entry):
+            return True
+        if entry.receipt is None:
+            if not self._read_again(entry):
                 if self._dead_end is not None:
-                    return books.put_back(entry)
-                continue
-            if books.is_behind(entry):
-                continue
-            if self.holds_back(entry):
-                if entry.record is not None and entry.record.key in books.keys_in_hand():
-                    return books.put_back(entry)  # those before it are about to be kept
-                assert entry.receipt is not None
-                books.hold(entry, self.delivery.held_letter(entry.receipt))
-            elif entry.due is not None:
-                seconds = seconds_until(entry.due, entry.story, self._clock.time())
-                entry.due_at = self._clock.monotonic() + seconds
-                books.put_to_sleep(entry)
-                self.queue.offer(readied(entry, self._clock.monotonic()))
-            else:
-                books.begin.append(entry)
+                    books.put_back(entry)
+                return self._dead_end is None
+            if books.is_behind(entry):  # its key was not known before
+                return True
+        if self.holds_back(entry):
+            if entry.record is not None and entry.record.key in books.keys_in_hand():
+                books.put_back(entry)  # those before it are about to be kept
+                return False
+            assert entry.receipt is not None
+            books.hold(entry, self.delivery.held_letter(entry.receipt))
+        elif entry.due is not None:
+            seconds = seconds_until(entry.due, entry.story, self._clock.time())
+            entry.due_at = self._clock.monotonic() + seconds
+            books.put_to_sleep(entry)
+            self.queue.offer(readied(entry, self._clock.monotonic()))
+        else:
+            books.begin.append(entry)
+        return True
 
     def _read_again(self, entry: Entry) -> bool:
         """

@@ -130,6 +130,7 @@ class Hearing:
         self._look_at = self._try_at = 0.0
         self._pause = 0.0
         self._seen_changes: int | None = None
+        self._must_look = False
         self._epoch: int = 0
         self._is_raised = self._is_turning = False
         self._dead_end: Exception | None = None

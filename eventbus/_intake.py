@@ -66,6 +66,13 @@ class Intake(Queue):
         return 0
 
     @property
+    def state(self) -> str:
+        """
+        What keeps it from being filled, in a word; only from a log it may be kept.
+        """
+        return ""
+
+    @property
     def is_ordered(self) -> bool:
         """
         Whether events are asked for a key of the subscription's own.

@@ -10,6 +10,7 @@ is in the stats, the dead letters and the log, and observers are told.
 
 from __future__ import annotations
 
+import math
 import sys
 from functools import partial
 from inspect import isawaitable
@@ -31,14 +32,22 @@ from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus._write_off import write_off
 from eventbus.dead_letter import Reason
-from eventbus.errors import BusClosedError, HandlerAbortedError, StoreClosedError, StoreError
+from eventbus.errors import (
+    BusClosedError,
+    HandlerAbortedError,
+    StoreClosedError,
+    StoreError,
+    StoreLockedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
 __all__ = ["QueuedDelivery"]
 
-_PAUSE = 0.1  # seconds until a store of keys is asked again that could not answer
+# Seconds until a store of keys is asked again that could not answer, or was locked; and
+# after how many of them it is worth a word that it is.
+_PAUSE, _MOMENT, _LONG = 0.1, 0.02, 0.5
 _OUT_OF_REACH = (StoreError, OSError)
 
 # Bound once: to look it up on each coroutine takes longer than to call it.
@@ -72,7 +81,7 @@ class QueuedDelivery(Delivery):
             or furniture.timings
         )
         self._is_lent = not queue.limit
-        self._is_out_of_reach = False  # the store of keys, when it was last asked
+        self._worth_a_word_at: float | None = None  # that its keys cannot be asked for
 
     def fold(self) -> Folded:
         """
@@ -210,7 +219,7 @@ class QueuedDelivery(Delivery):
             if self.queue.seize(worker):
                 self.bury(trial, error)
             return None
-        self._is_out_of_reach = False
+        self._worth_a_word_at = None
         if claim is not None:
             wake = partial(self.furniture.idempotency.add_waiter, claim)
             return Later(trial, self.patience(claim), wake)
@@ -221,11 +230,15 @@ class QueuedDelivery(Delivery):
         """
         Ask for the key later: that the store of keys cannot say is no failure of the handler.
         """
-        if not self._is_out_of_reach:  # once, until it answers again
-            self._is_out_of_reach = True
+        # Most often it is locked by a handler of this very event loop, and not for long.
+        is_locked, now = isinstance(error, StoreLockedError), self.furniture.clock.monotonic()
+        if self._worth_a_word_at is None:
+            self._worth_a_word_at = now + (_LONG if is_locked else 0.0)
+        if now >= self._worth_a_word_at:  # once, until it answers again
+            self._worth_a_word_at = math.inf
             text = "%s waits: its idempotency keys cannot be asked for (%s)"
             logger().warning(text, self.name, error)
-        return Later(trial, _PAUSE)
+        return Later(trial, _MOMENT if is_locked else _PAUSE)
 
     def _went_well(self, trial: Trial, began: float, worker: Worker) -> None:
         if self.queue.seize(worker):

@@ -40,12 +40,14 @@ class LogQueue(Intake):
         aside: Tells how many events were read and have not come here.
         unread_in_log: Tells how many records nobody has looked at; while nothing is handed
             out here, how many are not finished.
+        state_of_log: Tells what keeps the log from being consumed here, in a word.
         go_on: Has the log consumed again, if that has stopped.
     """
 
     owes: Callable[[], bool] = staticmethod(lambda: False)
     aside: Callable[[], int] = staticmethod(lambda: 0)
     unread_in_log: Callable[[], int] = staticmethod(lambda: 0)
+    state_of_log: Callable[[], str] = staticmethod(lambda: "")
     go_on: Callable[[], None] = staticmethod(lambda: None)
 
     @property
@@ -54,6 +56,13 @@ class LogQueue(Intake):
         How many records of the log nobody has looked at.
         """
         return self.unread_in_log()
+
+    @property
+    def state(self) -> str:
+        """
+        What keeps the log from being consumed here, in a word; empty if nothing does.
+        """
+        return self.state_of_log()
 
     def lost_with_the_process(self) -> int:
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Unpack
+from typing import Unpack, cast
 
 from eventbus._abort import running_loop
 from eventbus._delivery import Delivery
@@ -112,17 +112,26 @@ class Redriving(Running):
         delivery, receipt, route, found = self._readied(letter)
         if running_loop() is not None:
             refuse_loop(route)
-        with self._claimed(found, claimant), _within(receipt):
+        claimant = claimant or self._claimant()
+        with self._claimed(found, claimant, self._claim(found, claimant)), _within(receipt):
             dispatch(receipt, route, iter(delivery.again(found)[:1]))
-        return self._laid_to_rest(receipt, found)
+        if self._is_over(receipt):
+            with suppress(DeadLetterNotFoundError):  # discarded meanwhile
+                self.dead_letters.remove(found.id)
+        return receipt
 
     async def _aredrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
         if (stand_in := self._stand_in()) is not self:
             return await stand_in._aredrive(letter, claimant)
         delivery, receipt, route, found = self._readied(letter)
-        with self._claimed(found, claimant), _within(receipt):
+        claimant = claimant or self._claimant()
+        is_ours = await self._aclaim(found, claimant)
+        with self._claimed(found, claimant, is_ours), _within(receipt):
             await adispatch(receipt, route, iter(delivery.again(found)[1:]))
-        return self._laid_to_rest(receipt, found)
+        if self._is_over(receipt):
+            with suppress(DeadLetterNotFoundError):  # discarded meanwhile
+                await self._aremove(found)
+        return receipt
 
     def _batch_of(self, filters: Filters) -> _Batch:
         letters = [(each, self._held_by(each)) for each in self.dead_letters.query(**filters)]
@@ -139,6 +148,8 @@ class Redriving(Running):
         return (letter.subscription, key) if holds and key is not None else None
 
     def _readied(self, letter: DeadLetter | str) -> tuple[Delivery, Receipt, Route, DeadLetter]:
+        if not isinstance(given := cast(object, letter), str | DeadLetter):
+            raise TypeError(f"a dead letter is redriven, or the id of one, and not {given!r}")
         letter = self.dead_letters.get(letter if isinstance(letter, str) else letter.id)
         event: object = letter.event
         if isinstance(event, Unreadable):
@@ -167,9 +178,8 @@ class Redriving(Running):
         return f"{owner()} {self._furniture.clock.new_id()}"
 
     @contextmanager
-    def _claimed(self, letter: DeadLetter, claimant: str | None) -> Generator[None]:
-        claimant = claimant or self._claimant()
-        if not self._claim(letter, claimant):
+    def _claimed(self, letter: DeadLetter, claimant: str, is_ours: bool) -> Generator[None]:
+        if not is_ours:
             raise DeadLetterBusyError(
                 f"dead letter {letter.id} is being redriven, or is about to be delivered again",
                 letter_id=letter.id,
@@ -189,9 +199,27 @@ class Redriving(Running):
         now = self._furniture.clock.time()
         return claim is None or claim(letter.id, owner=claimant, ttl=ttl, now=now)
 
-    def _laid_to_rest(self, receipt: Receipt, letter: DeadLetter) -> Receipt:
+    async def _aclaim(self, letter: DeadLetter, claimant: str) -> bool:
         """
-        Take a letter out that was redriven well, unless its handler's transaction did.
+        Do as `_claim`, while the event loop goes on, where the store of letters can.
+        """
+        aclaim = getattr(self.dead_letters, "aclaim", None)
+        if aclaim is None:
+            return self._claim(letter, claimant)
+        now = self._furniture.clock.time()
+        is_ours: bool = await aclaim(letter.id, owner=claimant, ttl=_TTL, now=now)
+        return is_ours
+
+    async def _aremove(self, letter: DeadLetter) -> None:
+        aremove = getattr(self.dead_letters, "aremove", None)
+        if aremove is None:
+            self.dead_letters.remove(letter.id)
+        else:
+            await aremove(letter.id)
+
+    def _is_over(self, receipt: Receipt) -> bool:
+        """
+        Whether its letter is to be taken out: it went well, and its transaction did not do so.
 
         Raises:
             DeadLetterNotFoundError: It had gone before that transaction began.
@@ -199,10 +227,7 @@ class Redriving(Running):
         facts = receipt.options or {}
         if facts.get("is_gone"):
             raise receipt.failures[-1].exception
-        if receipt.ok and not facts.get("is_at_rest"):
-            with suppress(DeadLetterNotFoundError):  # discarded meanwhile
-                self.dead_letters.remove(letter.id)
-        return receipt
+        return receipt.ok and not facts.get("is_at_rest")
 
 
 @contextmanager

@@ -9,10 +9,15 @@ connection; what it raises ends the replay.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+)
 from datetime import datetime
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from eventbus._abort import running_loop
 from eventbus._attempt import acall_of, call_of, settle
@@ -68,6 +73,7 @@ class Replaying(Delaying):
         Raises:
             SubscriptionBusyError: It is running: here or in another process.
             SubscriptionNotFoundError: Nothing durable is subscribed by that name.
+            ValueError: It would end before it begins.
             RunningLoopError: The handler is async and a loop runs in this thread.
             Exception: What the handler has raised, with a note that says at which offset.
         """
@@ -85,11 +91,15 @@ class Replaying(Delaying):
         loop, clock = bus._furniture.loop_thread, bus._furniture.clock
         target = bus._targets[found]
         call = call_of(found, target, acall_of(found, target, clock), loop)
+        lend: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+        if _asks(found):
+            lend = bus._kept().progress.transaction
 
         def deliver(envelope: Envelope[Any], lease: Lease) -> None:
-            with bus._visit(found, envelope, lease) as receipt:
+            with bus._visit(found, envelope) as receipt:
                 if receipt is not None:
-                    settle(call(envelope.event), found, loop)
+                    with lend(lease) as lent, _having(receipt, lent):
+                        settle(call(envelope.event), found, loop)
             if receipt is not None and receipt.afterwards is not None:
                 with unheard(found.name):
                     receipt.afterwards.publish()
@@ -116,11 +126,17 @@ class Replaying(Delaying):
         from eventbus.replay import areplay_subscription
 
         call = acall_of(found, bus._targets[found], bus._furniture.clock)
+        lend: Callable[[Any], AbstractAsyncContextManager[Any]] = nullcontext
+        if _asks(found):
+            lend = bus._kept().progress.atransaction
 
         async def deliver(envelope: Envelope[Any], lease: Lease) -> None:
-            with bus._visit(found, envelope, lease) as receipt:
-                if receipt is not None and isawaitable(result := call(envelope.event)):
-                    await result
+            with bus._visit(found, envelope) as receipt:
+                if receipt is not None:
+                    async with lend(lease) as lent:
+                        with _having(receipt, lent):
+                            if isawaitable(result := call(envelope.event)):
+                                await result
             if receipt is not None and receipt.afterwards is not None:
                 with unheard(found.name):
                     await receipt.afterwards.apublish()
@@ -137,7 +153,7 @@ class Replaying(Delaying):
         """
         Return the subscription; ``None``: it stays silent.
         """
-        name = subscription if isinstance(subscription, str) else subscription.name
+        name = _name_of(subscription)
         found = self._registry.named(name)
         if found is None or not isinstance(found.options.delivery, Durable):
             raise SubscriptionNotFoundError(
@@ -178,6 +194,11 @@ class Replaying(Delaying):
     ) -> ReplayOptions:
         mode = subscription.options.delivery
         assert isinstance(mode, Durable)  # as `_replayable` has seen
+        begins: Any = from_
+        ends: Any = until
+        are_alike = isinstance(from_, datetime) is isinstance(until, datetime)
+        if until is not None and are_alike and begins > ends:
+            raise ValueError(f"there is nothing to replay from {from_} until {until}")
         return {
             "from_": from_,
             "until": until,
@@ -190,7 +211,7 @@ class Replaying(Delaying):
 
     @contextmanager
     def _visit(
-        self, subscription: Subscription, envelope: Envelope[Any], lease: Lease
+        self, subscription: Subscription, envelope: Envelope[Any]
     ) -> Generator[Receipt | None]:
         """
         Stand where the handler would be called; ``None``: its filter says no.
@@ -200,27 +221,48 @@ class Replaying(Delaying):
         route = self._routes.alone(envelope.event, subscription)
         receipt = logged_receipt(envelope.event, route, Entry(envelope.offset or 0))
         receipt.sealed = envelope
-        where, asks = subscription.options.where, subscription.signature.connection_keyword
+        where = subscription.options.where
         token = here.set(receipt)
         try:
             if where is not None and not where(envelope.event):
                 yield None
                 return
-            transaction = self._kept().progress.transaction(lease) if asks else nullcontext(None)
-            with transaction as lent:
-                receipt.connection = None if lent is None else lent.connection
-                yield receipt
+            yield receipt
         except BaseException:
-            receipt.connection = None  # what is dropped has nothing more to do with it
             if receipt.afterwards is not None:
                 receipt.afterwards.drop()
             raise
         finally:
             here.reset(token)
-            receipt.connection = None
             receipt.finished = True
 
 
+def _asks(subscription: Subscription) -> bool:
+    return subscription.signature.connection_keyword is not None
+
+
+@contextmanager
+def _having(receipt: Receipt, lent: Any) -> Generator[None]:
+    """
+    Let the handler have the connection that was lent, if it asks for one.
+    """
+    receipt.connection = getattr(lent, "connection", None)
+    try:
+        yield
+    finally:
+        receipt.connection = None
+
+
+def _name_of(subscription: Subscription | str) -> str:
+    if isinstance(given := cast(object, subscription), str):
+        return given
+    if not isinstance(given, Subscription):
+        raise TypeError(
+            f"a replay is for a subscription, given as what subscribe() has returned or by its "
+            f"name, not for {given!r}"
+        )
+    return given.name
+
+
 def _silent(subscription: Subscription | str) -> Replayed:
-    name = subscription if isinstance(subscription, str) else subscription.name
-    return Replayed(subscription=name, done=0, total=0, offset=0)
+    return Replayed(subscription=_name_of(subscription), done=0, total=0, offset=0)

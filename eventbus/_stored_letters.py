@@ -7,7 +7,7 @@ its texts are kept; the original payload is never changed, whatever replaces a l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Unpack, cast
@@ -34,12 +34,16 @@ class StoredDeadLetters:
         letters: Where they are kept.
         codec: What writes and reads their events.
 
+    Attributes:
+        on_removed: Called with the subscription of letters that were taken out here.
+
     .. versionadded:: 0.1
     """
 
     def __init__(self, letters: KeptLetters, codec: Codec) -> None:
         self._letters = letters
         self._codec = codec
+        self.on_removed: Callable[[str], object] = _nothing
 
     def add(self, letter: DeadLetter) -> bool:
         """
@@ -109,21 +113,49 @@ class StoredDeadLetters:
         """
         return self._letters.claim(id, owner=owner, ttl=ttl, now=now)
 
+    async def aclaim(self, id: str, *, owner: str, ttl: float, now: float) -> bool:
+        """
+        Do as `claim`, while the event loop goes on, where the letters have ways for that.
+        """
+        aclaim: Any = getattr(self._letters, "aclaim", None)
+        if aclaim is None:
+            return self._letters.claim(id, owner=owner, ttl=ttl, now=now)
+        is_theirs: bool = await aclaim(id, owner=owner, ttl=ttl, now=now)
+        return is_theirs
+
+    async def aremove(self, id: str) -> DeadLetter:
+        """
+        Do as `remove`, in the same way.
+        """
+        aremove: Any = getattr(self._letters, "aremove", None)
+        if aremove is None:
+            return self.remove(id)
+        kept: KeptLetter = await aremove(id)
+        self.on_removed(kept.subscription)
+        return read_letter(kept, self._codec)
+
     def remove(self, id: str) -> DeadLetter:
         """
         Take the letter of that id out and return it.
         """
-        return read_letter(self._letters.remove(id), self._codec)
+        kept = self._letters.remove(id)
+        self.on_removed(kept.subscription)
+        return read_letter(kept, self._codec)
 
     def discard(self, **filters: Unpack[Filters]) -> int:
         """
         Throw away the letters that meet the filters, all if none is given; count them.
         """
-        discarded = 0
-        for letter in self.query(**filters):
-            with suppress(DeadLetterNotFoundError):  # somebody else was quicker
-                self._letters.remove(letter.id)
-                discarded += 1
+        discarded, subscriptions = 0, set[str]()
+        try:
+            for letter in self.query(**filters):
+                with suppress(DeadLetterNotFoundError):  # somebody else was quicker
+                    self._letters.remove(letter.id)
+                    discarded += 1
+                    subscriptions.add(letter.subscription)
+        finally:
+            for each in subscriptions:
+                self.on_removed(each)
         return discarded
 
     def __len__(self) -> int:
@@ -133,12 +165,16 @@ class StoredDeadLetters:
         return iter(self.query())
 
 
+def _nothing(subscription: str) -> None: ...
+
+
 def _selection(filters: Filters) -> Selection:
     """
     Return what a store can tell of letters without decoding them.
     """
     return Selection(
         subscription=filters.get("subscription"),
+        key=filters.get("key"),
         reason=filters.get("reason"),
         since=filters.get("since"),
         before=filters.get("until"),

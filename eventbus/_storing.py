@@ -47,12 +47,15 @@ class Storing(Wiring):
     def _use(self, store: Store, codec: Codec) -> None:
         from eventbus._consumers import Consumers  # late, as all below: for start-up time
         from eventbus._log_writer import LogWriter
+        from eventbus._stored_letters import StoredDeadLetters
 
         self._store, self._codec = store, codec
         self._log = LogWriter(store.log, codec, self._furniture.idempotency)
         self._consumers = Consumers(
             store.log, f"{self.name}-durable", is_manned=self._workers is None
         )
+        if isinstance(letters := self._furniture.dead_letters, StoredDeadLetters):
+            letters.on_removed = self._consumers.look_again
         self._routes.has_log = self._publisher.keys.has_log = True
 
     # -- what is logged: the twins -----------------------------------------------------------

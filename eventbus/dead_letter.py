@@ -103,6 +103,7 @@ class Filters(TypedDict, total=False):
     Attributes:
         event_type: The event is an instance of this class.
         subscription: The subscription's name.
+        key: The event's key, as declared by ``@event(key=...)``.
         error: The last failure's exception class, or one it derives from; or its name,
             qualified or simple. Where only texts were kept, a class stands for its name.
         reason: Why the letter was kept.
@@ -114,6 +115,7 @@ class Filters(TypedDict, total=False):
 
     event_type: type[Any] | None
     subscription: str | None
+    key: str | None
     error: type[BaseException] | str | None
     reason: Reason | None
     since: datetime | None
@@ -131,6 +133,7 @@ def _is_error(letter: DeadLetter, error: type[BaseException] | str) -> bool:
 _CONDITIONS: dict[str, Callable[[DeadLetter, Any], bool]] = {
     "event_type": lambda letter, wanted: isinstance(letter.event, wanted),
     "subscription": lambda letter, wanted: letter.subscription == wanted,
+    "key": lambda letter, wanted: letter.envelope.key == wanted,
     "error": _is_error,
     "reason": lambda letter, wanted: letter.reason == wanted,
     "since": lambda letter, wanted: letter.last_failure >= wanted,
@@ -161,6 +164,8 @@ def _check(name: str, wanted: Any) -> None:
             raise TypeError(f"event_type= is a class of events, not {wanted!r}")
         case "subscription" if not isinstance(wanted, str):
             raise TypeError(f"subscription= is the name of one, not {wanted!r}")
+        case "key" if not isinstance(wanted, str):
+            raise TypeError(f"key= is the key of events, not {wanted!r}")
         case "error" if not (isinstance(wanted, str) or _is_class(wanted)):
             raise TypeError(f"error= is an exception's class, or its name, not {wanted!r}")
         case "reason" if wanted not in get_args(Reason):
@@ -193,6 +198,7 @@ class DeadLetters(Protocol):
     A store may have ``claim(id, *, owner, ttl, now)``, too, as those of ours have: of all
     who ask to redrive a letter, one gets ``True``, for *ttl* seconds or until the letter is
     replaced. Without it, two who redrive a letter at the same time both call the handler.
+    Where `aclaim` and `aremove` are there as well, `EventBus.aredrive` awaits them instead.
 
     .. versionadded:: 0.1
     """

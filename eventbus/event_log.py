@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import attrs
 
@@ -26,7 +26,9 @@ __all__ = [
     "EventLog",
     "Listeners",
     "Record",
+    "check_expected",
     "check_limit",
+    "check_names",
     "check_times",
     "check_version",
     "duplicate",
@@ -267,11 +269,14 @@ def check_times(*times: datetime | None) -> None:
     Refuse times that could mean anything.
 
     Raises:
+        TypeError: One of them is no time.
         ValueError: One of them has no time zone.
 
     .. versionadded:: 0.1
     """
-    for time in times:
+    for time in cast(tuple[object, ...], times):
+        if time is not None and not isinstance(time, datetime):
+            raise TypeError(f"{time!r} is no time: give a datetime with a time zone")
         if time is not None and time.utcoffset() is None:
             raise ValueError(f"{time!r} has no time zone; datetime.now(timezone.utc) has one")
 
@@ -332,6 +337,32 @@ def check_limit(limit: int | None) -> None:
         raise ValueError(f"limit must be at least 1, not {limit!r}")
 
 
+def check_names(names: Collection[str] | None) -> None:
+    """
+    Refuse one name for a collection of them: its letters would be taken for names.
+
+    .. versionadded:: 0.1
+    """
+    if isinstance(names, str):
+        raise TypeError(f"names= is a collection of names, such as [{names!r}], not {names!r}")
+
+
+def check_expected(version: Any) -> None:
+    """
+    Refuse what is the version of no stream.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is less than 0.
+
+    .. versionadded:: 0.1
+    """
+    if type(version) is not int:
+        raise TypeError(f"expected_version= is how many events a stream has, not {version!r}")
+    if version < 0:
+        raise ValueError(f"expected_version= is 0 where a stream has no events, not {version!r}")
+
+
 def check_version(key: str, expected: int, actual: int) -> None:
     """
     Refuse to append to a stream that has moved on.
@@ -341,6 +372,7 @@ def check_version(key: str, expected: int, actual: int) -> None:
 
     .. versionadded:: 0.1
     """
+    check_expected(expected)
     if expected != actual:
         raise ConcurrencyError(
             f"stream {key!r} is at version {actual}, not {expected}: somebody else has appended "

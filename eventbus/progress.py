@@ -22,7 +22,7 @@ reads a clock.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
@@ -345,12 +345,14 @@ class Progress(Protocol):
         """
         Open a transaction that commits at the end of the ``with`` block.
 
-        Who gives only a subscription's name, and no lease, redrives one of its letters: in
-        its steps letters are `Step.gone`, and nothing else happens.
+        Given a name alone, a letter is redriven, by `Step.gone`. It is rolled back if the block
+        raises or the lease is lost. Nobody else writes meanwhile: append with its connection.
+        """
+        ...
 
-        It is rolled back when the block raises, or when the lease turns out to be lost.
-        While it is open nobody else can write to the database, so be quick, and append to
-        the log with its connection.
+    def atransaction(self, of: Lease | str, /) -> AbstractAsyncContextManager[Transaction]:
+        """
+        Do as `transaction`; whoever it waits for, the event loop goes on.
         """
         ...
 

@@ -198,4 +198,64 @@ def test_what_was_chosen_before_a_retry_is_heard_comes_after_what_is_held() -> N
     books.retry(first, [held])
     assert [4, 5] == begun(books)
     books.ask(first)
-    assert [1, 2, 3] == begun(books)
+    assert [1] == begun(books)
+    books.done(first)
+    assert [2, 3] == begun(books)
+
+
+def test_what_waits_behind_a_key_stays_there_while_the_first_is_tried_again() -> None:
+    """
+    As often as it fails; once it is over, they go on in order, and what comes then after them.
+    """
+    entries = [Entry(number, key="K", is_pending=True) for number in range(1, 6)]
+    first, *others = entries
+    books = Books(pending=entries[:4])
+    assert first is books.next()
+    books.put_to_sleep(first)
+    assert [] == [each for each in others[:3] if not books.is_behind(books.next() or first)]
+    for _ in range(3):
+        books.ask(first)
+        assert ([1], 3) == (begun(books), books.aside)
+        first.due = 1.0
+        books.retry(first, ())
+    assert books.is_behind(others[3])
+    assert not books.waits
+    books.done(first)
+    assert books.waits
+    assert [2, 3, 4, 5] == begun(books)
+
+
+def test_those_that_were_begun_too_early_come_before_those_that_wait_already() -> None:
+    """
+    The second of a key fails, after what was behind the first had begun to go on.
+    """
+    entries = [Entry(number, key="K", is_pending=True) for number in range(1, 6)]
+    books = Books(pending=entries)
+    books.put_to_sleep(books.next() or Entry(0))
+    while (entry := books.next()) is not None:
+        assert books.is_behind(entry)
+    books.done(entries[0])
+    books.begin += [books.next() or Entry(0) for _ in range(3)]
+    books.written(Advance({2: 1, 3: 1, 4: 1}))
+    entries[1].due = 1.0
+    books.retry(entries[1], entries[2:4])
+    assert books.next() is None
+    books.ask(entries[1])
+    assert [2] == begun(books)
+    books.done(entries[1])
+    assert [3, 4, 5] == begun(books)
+
+
+def test_keys_go_on_in_turns() -> None:
+    """
+    A long line of one key does not keep those of another one waiting.
+    """
+    entries = [Entry(number, key="AB"[number % 2], is_pending=True) for number in range(6)]
+    books = Books()
+    for each in entries[:2]:
+        books.put_to_sleep(each)
+    assert all(map(books.is_behind, entries[2:]))
+    books.done(entries[1])
+    books.done(entries[0])
+    assert [3, 2, 5, 4] == begun(books)
+    assert books.is_empty is False

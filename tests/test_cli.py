@@ -23,6 +23,7 @@ import pytest
 
 from eventbus import EventBus, Failure, SubscriptionBusyError, SubscriptionNotFoundError
 from eventbus._cli import main
+from eventbus._cli._arguments import parse
 from eventbus._cli._output import at
 from eventbus.event_log import Record
 from eventbus.kept_letters import KeptLetter
@@ -330,13 +331,45 @@ def test_a_trace_draws_what_led_to_what(path: str, capsys: pytest.CaptureFixture
     assert TREE == capsys.readouterr().out
 
 
-def test_a_trace_in_json_is_a_tree(path: str, capsys: pytest.CaptureFixture[str]):
+def test_a_trace_in_json_has_each_events_parent(path: str, capsys: pytest.CaptureFixture[str]):
     """
-    Effects stand inside their cause.
+    One object for each event, behind that of its cause; what has none there is a root.
+    """
+    assert 0 == main([path, "trace", "e1", "--json"])
+    parents = {each["id"]: each["parent"] for each in objects(capsys)}
+    assert [("e1", None), ("e2", "e1"), ("e3", "e2")] == list(parents.items())[:3]
+    assert {None} == {*list(parents.values())[3:]}
+
+
+def test_a_trace_may_be_longer_than_the_stack_is_deep(
+    path: str, capsys: pytest.CaptureFixture[str]
+):
+    """
+    It is drawn as deep as a terminal is wide, and written as JSON as far as it goes.
+    """
+    with SQLiteStore(path) as store:
+        chain = [
+            record(f"c{each}", "tick", causation_id=f"c{each - 1}", correlation_id="chain")
+            for each in range(3000)
+        ]
+        store.log.append(chain)
+    assert 0 == main([path, "trace", "chain"])
+    drawn = lines(capsys)
+    assert 3000 == len(drawn)
+    assert drawn[40].startswith("   " * 39 + "╰─ ")
+    assert drawn[41].startswith("⋯ 41 deep: ")
+    assert drawn[-1].startswith("⋯ 2999 deep: ")
+    assert 0 == main([path, "trace", "c7", "--json"])
+    assert ["c2998", "c2999"] == [each["id"] for each in objects(capsys)][-2:]
+
+
+def test_a_trace_in_json_tells_of_deliveries(path: str, capsys: pytest.CaptureFixture[str]):
+    """
+    What is not finished stands with its event.
     """
     assert 0 == main([path, "trace", "e4", "--json"])
     (root,) = objects(capsys)
-    assert ("e4", [], 0.0) == (root["id"], root["effects"], root["seconds"])
+    assert ("e4", None, 0.0) == (root["id"], root["parent"], root["seconds"])
     (delivery,) = root["deliveries"]
     assert ("payment", "pending", 0, None) == (
         delivery["subscription"],
@@ -541,11 +574,18 @@ class App:
         self.told.append("closed")
 
 
+async def amake() -> None:
+    """
+    Stand for a function that makes a bus in a loop.
+    """
+
+
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
     module = ModuleType("shop_app")
     module.bus = app = App()  # type: ignore[attr-defined]
     module.make = lambda: app  # type: ignore[attr-defined]
+    module.amake = amake  # type: ignore[attr-defined]
     module.holder = ModuleType("holder")  # type: ignore[attr-defined]
     module.holder.bus = app  # type: ignore[attr-defined]
     module.number = int  # type: ignore[attr-defined]
@@ -729,6 +769,7 @@ def test_a_time_no_date_can_be_of_is_shown_as_it_is():
         ("no_such_module:bus", "--app no_such_module:bus: ModuleNotFoundError: No module named"),
         ("shop_app:nothing", "--app shop_app:nothing: AttributeError"),
         ("shop_app:number", "--app shop_app:number is int, and no bus"),
+        ("shop_app:amake", "--app shop_app:amake is an async function: name a plain one"),
     ],
 )
 def test_an_application_that_is_none_is_refused(
@@ -811,6 +852,27 @@ def test_arguments_that_make_no_sense_are_refused(
         main(given)
     assert 2 == caught.value.code
     assert "usage: python -m eventbus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "proposed"),
+    [
+        ("2026-01-01", "has no time zone: ", "2026-01-01T00:00Z"),
+        ("2026-01-01T12:00", "has no time zone: ", "2026-01-01T12:00Z"),
+        ("2026-01-01Z", "is neither an offset nor an instant such as ", "2026-01-31T12:00Z"),
+    ],
+)
+def test_what_is_no_instant_is_told_how_to_be_one(
+    text: str, said: str, proposed: str, capsys: pytest.CaptureFixture[str]
+):
+    """
+    What the message proposes is understood.
+    """
+    asked = ["x.db", "replay", "mailer", "--app", "a:b", "--from"]
+    with pytest.raises(SystemExit):
+        main([*asked, text])
+    assert f"{text!r} {said}{proposed}" in capsys.readouterr().err
+    assert parse([*asked, proposed]).from_.tzinfo is not None
 
 
 def test_reading_commands_cannot_write(path: str, monkeypatch: pytest.MonkeyPatch):

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Outage:
             raise self.error
 
     def befall(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        begin = store.progress.transaction
+        begin, abegin = store.progress.transaction, store.progress.atransaction
 
         @contextmanager
         def transaction(lease: Lease) -> Generator[Transaction]:
@@ -69,7 +69,15 @@ class Outage:
                 self.strike(after=False)
             self.strike(after=True)
 
+        @asynccontextmanager
+        async def atransaction(lease: Lease) -> AsyncGenerator[Transaction]:
+            async with abegin(lease) as transaction:
+                yield transaction
+                self.strike(after=False)
+            self.strike(after=True)
+
         monkeypatch.setattr(store.progress, "transaction", transaction)
+        monkeypatch.setattr(store.progress, "atransaction", atransaction)
 
 
 class Shop:
@@ -248,7 +256,11 @@ def test_a_redrive_comes_too_late_for_a_letter_that_is_gone(
         shop.store.letters.remove(id)
         return True
 
+    async def adiscard(id: str, **facts: Any) -> bool:
+        return discard(id)
+
     monkeypatch.setattr(shop.store.letters, "claim", discard)
+    monkeypatch.setattr(shop.store.letters, "aclaim", adiscard, raising=False)
     with pytest.raises(DeadLetterNotFoundError):
         shop.redrive(letter)
     assert [1] == shop.calls

@@ -4,10 +4,12 @@ One consumer of the log: what it takes up, keeps, tells and leaves to others.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,7 @@ from eventbus import (
 from eventbus._consumer import Consumer
 from eventbus._owner import owner
 from eventbus.event_log import Record
+from eventbus.kept_letters import Selection
 from eventbus.memory import MemoryStore
 from eventbus.progress import Lease
 from eventbus.sqlite import SQLiteStore
@@ -498,6 +501,24 @@ def test_a_stopped_subscription_does_not_go_on_before_its_letter_is_kept(
     assert ["failed"] == shop.letters()
 
 
+def test_a_drain_counts_what_waits_for_the_start(store: Store) -> None:
+    """
+    A bus that was not started handles nothing, and does not say that all was handled.
+    """
+    numbers: list[int] = []
+    bus = EventBus(store=store)
+    bus.subscribe(Placed, lambda placed: numbers.append(placed.number), name="a", delivery=HOLD)
+    assert bus.drain(PATIENCE).ok
+    bus.publish_many([Placed(1), Placed(2)])
+    report = bus.drain(PATIENCE)
+    assert ({"a": 2}, {"a": "idle"}, False) == (report.left, report.states, report.ok)
+    assert "2 of a (not started)" == str(report)
+    with bus:
+        assert bus.drain(PATIENCE).ok
+        assert [1, 2] == numbers
+    assert bus.drain(PATIENCE).ok
+
+
 def test_a_drain_counts_what_another_process_has_not_handled() -> None:
     """
     A bus that stands by cannot wait for it.
@@ -510,7 +531,143 @@ def test_a_drain_counts_what_another_process_has_not_handled() -> None:
     shop.bus.settle()
     report = shop.bus.drain(0.0)
     assert {"shop": 2} == report.left
+    assert "2 of shop (consumed elsewhere)" == str(report)
     assert not report.ok
+
+
+# -- letters that are gone --------------------------------------------------------------------
+
+
+def redrive(bus: EventBus) -> None:
+    bus.redrive(bus.dead_letters.query(reason="failed")[0])
+
+
+def redrive_all(bus: EventBus) -> None:
+    bus.redrive_all()
+
+
+def redrive_in_a_loop(bus: EventBus) -> None:
+    asyncio.run(bus.aredrive(bus.dead_letters.query(reason="failed")[0]))
+
+
+def discard(bus: EventBus) -> None:
+    bus.dead_letters.discard(reason="failed")
+
+
+def remove(bus: EventBus) -> None:
+    bus.dead_letters.remove(bus.dead_letters.query(reason="failed")[0].id)
+
+
+@pytest.mark.parametrize("gets_rid", [redrive, redrive_all, redrive_in_a_loop, discard, remove])
+@pytest.mark.parametrize("policy", ["hold_key", "stop"])
+@pytest.mark.parametrize("drains", [False, True], ids=["settle", "drain"])
+def test_what_waited_goes_on_as_soon_as_the_letter_is_gone(
+    store: Store, policy: Any, gets_rid: Callable[[EventBus], None], *, drains: bool
+) -> None:
+    """
+    Where it is this bus that has got rid of it, no time has to pass.
+    """
+    shop = Shop(store)
+    shop.handle(Durable(start="origin", on_dead_letter=policy))
+    shop.fails.add(1)
+    shop.place(1, 2, 3)
+    shop.bus.settle()
+    shop.fails.clear()
+    gets_rid(shop.bus)
+    report = shop.bus.drain(0.0) if drains else shop.bus.settle()
+    assert [1, 2, 3] == sorted(set(shop.numbers))
+    assert report is None or report.ok
+
+
+@pytest.mark.parametrize("policy", ["hold_key", "stop"])
+def test_a_handlers_own_transaction_that_redrives_lets_the_others_go_on(
+    file: SQLiteStore, policy: Any
+) -> None:
+    """
+    The letter is gone with its commit.
+    """
+    shop = Shop(file)
+
+    def write(placed: Placed, db: sqlite3.Connection) -> None:
+        shop.note(placed)
+
+    shop.bus.subscribe(
+        Placed, write, name="shop", delivery=Durable(start="origin", on_dead_letter=policy)
+    )
+    shop.fails.add(1)
+    shop.place(1, 2, 3)
+    shop.bus.settle()
+    shop.fails.clear()
+    redrive(shop.bus)
+    shop.bus.settle()
+    assert [1, 1, 2, 3] == shop.numbers
+
+
+@pytest.mark.parametrize("policy", ["hold_key", "stop"])
+def test_a_drain_sees_that_another_process_has_got_rid_of_a_letter(
+    file: SQLiteStore, policy: Any
+) -> None:
+    """
+    It looks once more before it says what is left.
+    """
+    numbers: list[int] = []
+
+    def note(placed: Placed) -> None:
+        if placed.number == 1:
+            raise ValueError(placed)
+        numbers.append(placed.number)
+
+    with EventBus(store=file) as bus:
+        mode = Durable(start="origin", on_dead_letter=policy)
+        bus.subscribe(Placed, note, name="a", delivery=mode)
+        bus.publish_many([Placed(1), Placed(2)])
+        bus.drain(PATIENCE)
+        with SQLiteStore(file.path) as other:
+            [letter] = other.letters.query(Selection(reason="failed"))
+            other.letters.remove(letter.id)
+        assert bus.drain(PATIENCE).ok
+        assert [2] == numbers
+
+
+def test_a_drain_does_not_wait_for_what_is_paused(store: Store) -> None:
+    """
+    Though a letter is gone there: what waited behind it goes on with all else.
+    """
+    shop = Shop(store)
+    shop.handle(HOLD)
+    shop.fails.add(1)
+    shop.place(1, 2)
+    shop.bus.settle()
+    [subscription] = shop.bus.subscriptions
+    subscription.pause()
+    discard(shop.bus)
+    shop.bus.drain(PATIENCE)
+    assert [1] == shop.numbers
+    subscription.resume()
+    shop.bus.settle()
+    assert [1, 2] == shop.numbers
+
+
+def test_a_letter_of_one_subscription_is_no_business_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Nobody else looks for it.
+    """
+    shop = Shop(MemoryStore())
+    shop.handle(HOLD)
+    shop.bus.subscribe(Placed, shop.note, name="other", delivery=HOLD)
+    shop.fails.add(1)
+    shop.place(1, 2)
+    shop.bus.settle()
+    asked: list[str] = []
+    ask = shop.store.letters.stuck_keys
+    monkeypatch.setattr(
+        shop.store.letters, "stuck_keys", lambda name: [asked.append(name), ask(name)][1]
+    )
+    shop.bus.dead_letters.discard(subscription="shop", reason="failed")
+    shop.bus.settle()
+    assert {"shop"} == set(asked)
 
 
 # -- what observers are told ------------------------------------------------------------------

@@ -27,6 +27,7 @@ from contracts.dead_letters import (
     raised,
 )
 from eventbus import EventBus, _story, dead_letter, idempotency
+from eventbus import event as declare
 from eventbus.dead_letter import AttemptFailure, DeadLetter, InMemoryDeadLetters, matcher, story
 from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
 from eventbus.memory import MemoryStore
@@ -462,6 +463,7 @@ def test_query_page_count_and_discard_agree(
             {"error": ValueError()},
             r"error= is an exception's class, or its name, not ValueError\(\)",
         ),
+        ({"key": 7}, "key= is the key of events, not 7"),
         ({"reason": "drop"}, "reason= is one of 'failed', 'dropped', .*, not 'drop'"),
         ({"since": "noon"}, "since= is a datetime with a time zone, not 'noon'"),
         ({"until": datetime(2026, 1, 1)}, "has no time zone"),  # noqa: DTZ001 - for that
@@ -482,8 +484,57 @@ def test_a_filter_that_no_letter_could_meet_is_refused(
             asyncio.run(_awaiting(getattr(asked, verb), filters))
 
 
+@declare(key="account")
+class Charged:
+    number: int
+    account: str
+
+
+@pytest.mark.parametrize("is_stored", [False, True], ids=["memory", "stored"])
+def test_letters_of_one_key_are_found_redriven_and_discarded(is_stored: bool):
+    """
+    By the key of their events, and those of others are left alone.
+    """
+    handled, is_well = list[int](), list[bool]()
+
+    def charge(charged: Charged) -> None:
+        if not is_well:
+            raise ValueError("no")
+        handled.append(charged.number)
+
+    with EventBus(store=MemoryStore() if is_stored else None) as bus:
+        bus.subscribe(Charged, charge, name="charge")
+        for number, account in enumerate(["A-1", "B-2", "A-1", "A-10"]):
+            bus.publish(Charged(number, account))
+        letters = bus.dead_letters
+        assert [0, 2] == [each.event.number for each in letters.query(key="A-1")]
+        assert (2, 4, 0) == (
+            letters.count(key="A-1"),
+            letters.count(key=None),
+            letters.count(key=""),
+        )
+        is_well.append(True)
+        assert [True, True] == [each.ok for each in bus.redrive_all(key="A-1")]
+        assert [0, 2] == handled
+        assert 1 == letters.discard(key="B-2", subscription="charge")
+        assert ["A-10"] == [each.envelope.key for each in letters]
+
+
 async def _awaiting(verb: Any, filters: Any) -> None:
     await verb(**filters)  # which raises, or what it returns does
+
+
+@pytest.mark.parametrize("verb", ["redrive", "aredrive"])
+def test_what_is_no_letter_is_not_redriven(verb: str):
+    """
+    Neither ``None``, nor the event itself.
+    """
+    with EventBus() as bus, pytest.raises(TypeError, match=r"the id of one, and not OrderPlaced\("):
+        asyncio.run(_awaiting_given(getattr(bus, verb), OrderPlaced()))
+
+
+async def _awaiting_given(verb: Any, given: Any) -> None:
+    await verb(given)
 
 
 def test_an_unknown_letter_is_named_by_the_error():

@@ -4,15 +4,20 @@ The log: the contract, and what is the value's own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
+from eventbus import EventBus, event
 from eventbus.errors import StoreError
 from eventbus.event_log import EventLog, Listeners, check_times, stream_of
 from eventbus.memory import InMemoryEventLog, MemoryStore
 from eventbus.sqlite import SQLiteStore
+from eventbus.store import Store
 from eventbus.testing.contracts import EventLogContract
 from eventbus.testing.contracts._records import NOON, record
 
@@ -103,3 +108,60 @@ def test_a_log_in_memory_joins_no_strange_transaction():
     with pytest.raises(StoreError, match="SQLiteStore"):
         log.append([record()], connection="a connection")
     assert 0 == log.last_offset()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made = MemoryStore() if request.param == "memory" else SQLiteStore(tmp_path / "log.db")
+    yield made
+    made.close()
+
+
+def test_one_name_is_no_collection_of_names(store: Store):
+    """
+    Its letters would be looked for instead.
+    """
+    with pytest.raises(TypeError, match=r"names= is a collection of names, such as \['e'\]"):
+        store.log.read(names="e")
+
+
+@pytest.mark.parametrize("ask", ["prune", "since", "before", "offset_before"])
+def test_text_is_no_time(store: Store, ask: str):
+    """
+    And a time without a zone could be any.
+    """
+    log: Any = store.log
+    asked: dict[str, Callable[[Any], object]] = {
+        "prune": lambda time: log.prune(before=time),
+        "since": lambda time: list(log.read(since=time)),
+        "before": lambda time: list(log.read(before=time)),
+        "offset_before": log.offset_before,
+    }
+    with pytest.raises(TypeError, match="'2020' is no time: give a datetime with a time zone"):
+        asked[ask]("2020")
+    with pytest.raises(ValueError, match="has no time zone"):
+        asked[ask](NOON.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("in_block", [False, True])
+@pytest.mark.parametrize(
+    ("version", "error"), [("0", TypeError), (1.0, TypeError), (True, TypeError), (-1, ValueError)]
+)
+def test_what_is_no_version_is_no_conflict(
+    store: Store, version: Any, error: type[Exception], *, in_block: bool
+):
+    """
+    Else whoever loads the stream anew would try again for ever.
+    """
+    bus = EventBus(store=store)
+    block: Any = bus.deferred() if in_block else nullcontext()
+    with pytest.raises(error, match="expected_version= is"), block:
+        bus.publish(Placed("a"), expected_version=version)
+    with pytest.raises(error, match="expected_version= is"):
+        store.log.append([record(key="a")], expected_version=version)
+    assert 0 == store.log.last_offset()
+
+
+@event(key="key")
+class Placed:
+    key: str

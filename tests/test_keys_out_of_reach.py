@@ -99,3 +99,24 @@ def test_that_the_store_of_keys_was_closed_is_final(mode: Any) -> None:
     bus.settle()
     assert [(1, 0)] == [(each.event.number, each.attempts) for each in bus.dead_letters]
     assert [] == calls
+
+
+@pytest.mark.parametrize("mode", MODES[:1] + MODES[2:], ids=["durable", "queued"])
+def test_a_store_that_is_locked_for_a_moment_is_not_worth_a_word(
+    caplog: pytest.LogCaptureFixture, mode: Any
+) -> None:
+    """
+    Most often a handler of this very loop has a transaction: the event comes when it has ended.
+    """
+    keys, calls = Locked(), list[int]()
+    bus = bus_with(keys, mode, calls, is_async=True)
+    keys.error = StoreLockedError("a handler writes")
+    bus.publish(Paid(1))
+    for _ in range(3):
+        bus.settle()
+        bus.clock.advance(0.02)
+    keys.error = None
+    bus.clock.advance(0.1)
+    bus.settle()
+    assert [1] == calls
+    assert [] == caplog.records

@@ -5,6 +5,7 @@ The store in memory: transactions, crashes and its end.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -98,9 +99,12 @@ def test_transactions_take_turns(store: MemoryStore):
     While one is open another one waits as long as it was told to, and gives up by name.
     """
     lease = leased(store)
-    with store.progress.transaction(lease):
+    with store.progress.transaction(lease), ThreadPoolExecutor(1) as thread:
         for of in (lease, "a"):
-            with pytest.raises(StoreLockedError, match=r"0\.01 seconds that a waited"):
+            entering = thread.submit(store.progress.transaction(of).__enter__)
+            with pytest.raises(StoreLockedError, match=r"a was writing.* was over \(0\.01 s\)"):
+                entering.result(20.0)
+            with pytest.raises(StoreLockedError, match="a has a transaction open in this very"):
                 store.progress.transaction(of).__enter__()
         store.close()  # does not wait for ever either
     store.crash()

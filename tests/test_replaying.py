@@ -9,6 +9,7 @@ import io
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,40 @@ def test_a_replay_and_a_redrive_handle_an_event_once(bus: EventBus, store: Store
     assert (True, {"a": 1, "b": 1}) == (receipt.ok, sums)
     assert (2, 0) == ((done := again(bus, "mailer")).delivered, done.dead_letters)
     assert {"a": 1, "b": 1} == sums
+
+
+def test_what_is_no_subscription_is_not_replayed(bus: EventBus, again: Replay):
+    """
+    A handler is none, and nobody has been called.
+    """
+    with pytest.raises(TypeError, match="by its name, not for <class 'list'>"):
+        again(bus, list)
+
+
+@pytest.mark.parametrize(
+    ("from_", "until"),
+    [(5, 2), (datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC))],
+)
+def test_a_replay_that_would_end_before_it_begins_is_refused(
+    bus: EventBus, store: Store, again: Replay, from_: Any, until: Any
+):
+    """
+    What the reset hook would throw away is still there; one of nothing begins, and resets.
+    """
+    resets = list[int]()
+    bus.subscribe(
+        Placed,
+        print,
+        name="mailer",
+        delivery=Durable(),
+        reset=lambda: resets.append(1),
+    )
+    had(store)
+    with pytest.raises(ValueError, match="there is nothing to replay from"):
+        again(bus, "mailer", from_=from_, until=until)
+    assert [] == resets
+    assert 0 == again(bus, "mailer", from_=5, until=5).total
+    assert [1] == resets
 
 
 def test_a_running_subscription_is_not_replayed(bus: EventBus, again: Replay):

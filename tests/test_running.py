@@ -105,6 +105,18 @@ def test_the_report_speaks():
     assert not report.ok
 
 
+def test_the_report_says_why_what_is_left_is_left():
+    """
+    If it is the whole subscription that does not go on, and not for its time alone.
+    """
+    report = DrainReport(
+        left={"mail": 3, "log": 1, "ship": 2},
+        running={"log": 1},
+        states={"mail": "idle", "log": "stopped", "ship": "stopped"},
+    )
+    assert "3 of mail (not started), 1 of log (1 running), 2 of ship (stopped)" == str(report)
+
+
 # -- draining
 
 

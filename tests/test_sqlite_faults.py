@@ -5,6 +5,7 @@ A file that cannot be used, a disk that fails, a store that was closed: each has
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
 import stat
@@ -151,8 +152,14 @@ def test_bad_options_are_refused(path: Path):
     """
     with pytest.raises(ValueError, match="synchronous"):
         SQLiteStore(path, synchronous="OFF; DROP TABLE eventbus_events")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="busy_timeout"):
-        SQLiteStore(path, busy_timeout=-1.0)
+    with pytest.raises(ValueError, match=r"synchronous is 'NORMAL' or 'FULL', not 'full'$"):
+        SQLiteStore(path, synchronous="full")  # type: ignore[arg-type]
+    for never in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="busy_timeout is 0 seconds or more, and not"):
+            SQLiteStore(path, busy_timeout=never)
+    for no_time in ("5", True):
+        with pytest.raises(TypeError, match="busy_timeout is in seconds, not"):
+            SQLiteStore(path, busy_timeout=no_time)  # type: ignore[arg-type]
     assert not path.exists()
 
 
@@ -755,3 +762,41 @@ def test_prepared_statements_take_only_parameters(path: Path):
         assert 1 == store.log.stream_version(evil)
         store.idempotency.claim(evil, evil, source=record(), now=0.0)
         assert () == store.check()
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced"])
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_file_that_is_not_in_its_place_is_noticed(
+    path: Path, caplog: pytest.LogCaptureFixture, fate: str, *, looks: bool
+):
+    """
+    Once, by whoever waits for events, and when the store is closed at the latest.
+    """
+    with SQLiteStore(path) as store:
+        store.log.append([record()])
+        store.log.changes()
+        if fate == "moved":
+            path.rename(path.with_name("backup.db"))
+        else:
+            path.unlink()
+        if fate == "replaced":
+            path.touch()
+        for _ in range(2 * looks):
+            store.log.changes()
+        assert looks == len(caplog.records)
+    store.close()
+    (said,) = caplog.records
+    assert said.getMessage().startswith(f"{path} was moved, replaced or deleted while it was open")
+
+
+def test_a_file_that_goes_after_its_store_is_nobodys_affair(
+    path: Path, caplog: pytest.LogCaptureFixture
+):
+    """
+    It may be moved once the store is closed.
+    """
+    store = SQLiteStore(path)
+    store.close()
+    path.unlink()
+    store.close()
+    assert [] == caplog.records

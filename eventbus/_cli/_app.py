@@ -10,7 +10,7 @@ import importlib
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,6 +45,9 @@ def _bus(text: str, store: SQLiteStore) -> Generator[Any]:
         bus: Any = found if hasattr(found, "redrive") else found()
     except Exception as error:
         raise UsageError(f"--app {text}: {type(error).__name__}: {error}") from error
+    if isinstance(bus, Coroutine):
+        bus.close()
+        raise UsageError(f"--app {text} is an async function: name a plain one that returns a bus")
     if not hasattr(bus, "redrive"):
         raise UsageError(f"--app {text} is {type(bus).__qualname__}, and no bus")
     path = getattr(getattr(bus, "store", None), "path", None)

@@ -152,7 +152,10 @@ def _place(text: str) -> int | datetime:
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither an offset nor an instant") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither an offset nor an instant such as 2026-01-31T12:00Z"
+        ) from None
     if instant.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no time zone: {text}Z is in UTC")
+        full = f"{text}T00:00" if instant.date().isoformat() == text else text
+        raise argparse.ArgumentTypeError(f"{text!r} has no time zone: {full}Z is in UTC")
     return instant

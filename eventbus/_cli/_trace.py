@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
+
 from eventbus._cli._output import Output, at, plain, told
 from eventbus._cli._reading import row_of
 from eventbus.errors import EventBusError
@@ -22,6 +24,9 @@ from eventbus.sqlite import SQLiteStore
 __all__ = ["trace"]
 
 Node = dict[str, Any]
+
+_END, _FORK = ("╰─ ", "   "), ("├─ ", "│  ")
+_DEEPEST = 40  # so deep the drawing goes to the right; what is deeper says so
 
 _STATES = {
     "dead": ("✗", "dead letter"),
@@ -40,11 +45,11 @@ def trace(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     if not records:
         raise EventBusError(f"nothing in the log has the correlation id or the id {arguments.id!r}")
     deliveries = _deliveries(store, records)
-    for root in _tree(records, deliveries):
+    for branch in _tree(records, deliveries):
         if out.is_json:
-            out.line(root)
+            out.line({**branch.facts, "deliveries": branch.deliveries})
         else:
-            for line in _drawn(root):
+            for line in branch.drawn():
                 out.text(line)
     return 0
 
@@ -89,33 +94,64 @@ def _delivery(subscription: str, state: str, story: str, facts: Node) -> Node:
     return {"subscription": subscription, "state": state, **facts, "failures": failures}
 
 
-def _tree(records: list[Record], deliveries: dict[str, list[Node]]) -> list[Node]:
-    nodes = {
-        record.id: {**row_of(record), "deliveries": deliveries[record.id], "effects": []}
-        for record in records
-    }
-    roots: list[Node] = []
+def _tree(records: list[Record], deliveries: dict[str, list[Node]]) -> list[_Branch]:
+    """
+    Return the events in the order in which they are shown: each above its effects.
+    """
+    branches = {record.id: _Branch({**row_of(record)}, deliveries[record.id]) for record in records}
+    roots: list[_Branch] = []
     for record in records:
-        node, cause = nodes[record.id], nodes.get(record.causation_id or "")
-        began = records[0].time
-        node["seconds"] = round((record.time - began).total_seconds(), 6)
+        branch, cause = branches[record.id], branches.get(record.causation_id or "")
+        seconds = (record.time - records[0].time).total_seconds()
+        branch.facts["seconds"] = round(seconds, 6)
         # What was pruned, or never logged, can be a cause, too: its effects are roots here.
-        (roots if cause is None else cause["effects"]).append(node)
-    return roots
+        branch.facts["parent"] = None if cause is None else record.causation_id
+        (roots if cause is None else cause.effects).append(branch)
+    # No recursion, here and below: a story may be longer than the stack is deep.
+    ordered, left = list[_Branch](), roots[::-1]
+    while left:
+        ordered.append(branch := left.pop())
+        branch.grow()
+        left += branch.effects[::-1]
+    return ordered
 
 
-def _drawn(node: Node, first: str = "", rest: str = "") -> Iterator[str]:
-    key = "" if node["key"] is None else f"  {node['key']}"
-    title = f"{node['name']}{key}  #{node['offset']}  +{node['seconds']:.3f} s"
-    yield plain(f"{first}{title}")
-    below = [*node["deliveries"], *node["effects"]]
-    for number, each in enumerate(below, 1):
-        is_last = number == len(below)
-        branch, trunk = ("╰─ ", "   ") if is_last else ("├─ ", "│  ")
-        if "effects" in each:
-            yield from _drawn(each, rest + branch, rest + trunk)
-        else:
-            yield from _drawn_delivery(each, rest + branch, rest + trunk)
+@attrs.define(eq=False)
+class _Branch:
+    """
+    One event of the tree, and how it hangs on the one above.
+    """
+
+    facts: Node
+    deliveries: list[Node]
+    effects: list[_Branch] = attrs.field(factory=list["_Branch"])
+    first: str = ""
+    rest: str = ""
+    depth: int = 0
+
+    def grow(self) -> None:
+        """
+        Tell the effects where they stand.
+        """
+        for each in self.effects:
+            each.depth = self.depth + 1
+            branch, trunk = _END if each is self.effects[-1] else _FORK
+            each.first, each.rest = self.rest + branch, self.rest + trunk
+            if each.depth > _DEEPEST:
+                each.first, each.rest = f"⋯ {each.depth} deep: ", "   "
+
+    def drawn(self) -> Iterator[str]:
+        """
+        Draw it, with its deliveries.
+        """
+        facts = self.facts
+        key = "" if facts["key"] is None else f"  {facts['key']}"
+        title = f"{facts['name']}{key}  #{facts['offset']}  +{facts['seconds']:.3f} s"
+        yield plain(f"{self.first}{title}")
+        for each in self.deliveries:
+            is_last = each is self.deliveries[-1] and not self.effects
+            branch, trunk = _END if is_last else _FORK
+            yield from _drawn_delivery(each, self.rest + branch, self.rest + trunk)
 
 
 def _drawn_delivery(each: Node, first: str, rest: str) -> Iterator[str]:

@@ -25,6 +25,7 @@ from eventbus.event_log import (
     Listeners,
     Record,
     check_limit,
+    check_names,
     check_times,
     check_version,
     duplicate,
@@ -161,6 +162,7 @@ class InMemoryEventLog:
         Go through the records that meet all conditions, in the order of their offsets.
         """
         check_times(since, before)
+        check_names(names)
         check_limit(limit)
         records = self._records if key is None else self._streams.get(key, [])
         found = (

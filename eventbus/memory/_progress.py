@@ -8,7 +8,7 @@ way leaves the old one as it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from math import inf
 from typing import Any
@@ -36,6 +36,7 @@ from eventbus.progress import (
 __all__ = ["MemoryProgress"]
 
 Open = Callable[[Lease | str], AbstractContextManager[Transaction]]
+AOpen = Callable[[Lease | str], AbstractAsyncContextManager[Transaction]]
 
 
 @attrs.frozen
@@ -84,6 +85,7 @@ class MemoryProgress:
         letters: Where dead letters go.
         lock: What to hold while something changes; reentrant.
         transaction: Opens a transaction.
+        atransaction: Opens one, waiting in the calling task.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class MemoryProgress:
         letters: MemoryLetters,
         lock: AbstractContextManager[Any],
         transaction: Open,
+        atransaction: AOpen,
     ) -> None:
         self._log = log
         self._letters = letters
@@ -100,6 +103,7 @@ class MemoryProgress:
         self._handled: dict[str, dict[int, Handled]] = {}
         self._last_token = 0
         self._open = transaction
+        self._aopen = atransaction
 
     def open(self, name: str, *, start: Start = "now") -> Position:
         """
@@ -312,6 +316,12 @@ class MemoryProgress:
         Open a transaction that commits at the end of the ``with`` block.
         """
         return self._open(of)
+
+    def atransaction(self, of: Lease | str, /) -> AbstractAsyncContextManager[Transaction]:
+        """
+        Do as `transaction`; whoever it waits for, the event loop goes on.
+        """
+        return self._aopen(of)
 
     def pending(self, name: str, *, after: int = 0, limit: int | None = None) -> list[Pending]:
         """

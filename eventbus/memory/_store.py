@@ -7,14 +7,15 @@ nothing else does.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-from threading import Lock, RLock
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from sys import getrefcount
+from threading import RLock
 from typing import TYPE_CHECKING
-from weakref import finalize
 
 import attrs
 
+from eventbus._gate import Gate
 from eventbus.errors import LeaseLostError, StoreClosedError, StoreError, StoreLockedError
 from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
 from eventbus.memory._keys import StagedKeys
@@ -51,14 +52,15 @@ class MemoryStore:
     def __init__(
         self, *, busy_timeout: float = 5.0, idempotency: IdempotencyStore | None = None
     ) -> None:
-        self._busy_timeout = busy_timeout
-        self._database = Lock()
+        self._gate = Gate("the store in memory", busy_timeout)
         self._connection: HandlerConnection | None = None
         self._crashes = 0
         self._lock = lock = RLock()
         self._letters = letters = MemoryLetters(lock)
         self._log = InMemoryEventLog(self._floor, lock, lambda: letters.changes)
-        self._progress = MemoryProgress(self._log, self._letters, lock, self._transaction)
+        self._progress = MemoryProgress(
+            self._log, self._letters, lock, self._transaction, self._atransaction
+        )
         self._idempotency = InMemoryIdempotencyStore() if idempotency is None else idempotency
         self.is_closed = False
 
@@ -114,9 +116,10 @@ class MemoryStore:
         """
         self.is_closed = True
         connection, self._connection = self._connection, None
-        if connection is not None and self._database.acquire(timeout=self._busy_timeout):
-            connection.close()
-            self._database.release()
+        if connection is not None:
+            with suppress(StoreLockedError), self._gate.turn("the end of the store"):
+                connection.renovate()
+                connection.close()
 
     def crash(self) -> None:
         """
@@ -136,38 +139,41 @@ class MemoryStore:
     @contextmanager
     def _transaction(self, of: Lease | str) -> Generator[Transaction]:
         self._progress.fenced(of)
-        if not self._database.acquire(timeout=self._busy_timeout):
-            raise StoreLockedError(
-                f"another transaction was open for all of the {self._busy_timeout:g} seconds that "
-                f"{of if isinstance(of, str) else of.subscription} waited for it to end"
-            )
-        try:
+        with self._gate.turn(_name(of)), self._joined(of) as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def _atransaction(self, of: Lease | str) -> AsyncGenerator[Transaction]:
+        self._progress.fenced(of)
+        async with self._gate.aturn(_name(of)):
             with self._joined(of) as transaction:
                 yield transaction
-        finally:
-            self._database.release()
 
     @contextmanager
     def _joined(self, of: Lease | str) -> Generator[_MemoryTransaction]:
         crashes, connection = self._crashes, self._connect()
+        connection.renovate()
         connection.execute("BEGIN IMMEDIATE")
         staged = self._log.staged[connection] = []
         keys = StagedKeys(self._idempotency)
+        transaction = _MemoryTransaction(of, connection, keys, self._progress)
         connection.lend()
+        known = transaction.references()
         try:
-            yield (transaction := _MemoryTransaction(of, connection, keys, self._progress))
+            yield transaction
             connection.take_back()
             with self._lock:
                 if crashes != self._crashes:
                     raise _crashed(of)
                 self._commit(transaction, staged)
         except BaseException as error:
-            connection.is_lent = False
-            connection.rollback()
+            connection.end(commit=False)
             keys.undo()
             connection.explain(error)
             raise
         finally:
+            if transaction.references() > known:
+                connection.bar()
             self._log.staged.pop(connection, None)
         if staged:
             self._log.listeners.call()
@@ -178,7 +184,7 @@ class MemoryStore:
             for records, version in staged:
                 self._log.store(records, version)
             install = self._progress.prepare(transaction.of, transaction.steps)
-            transaction.connection.commit()
+            transaction.connection.end(commit=True)
         except BaseException:
             self._log.forget_after(last)
             raise
@@ -197,7 +203,6 @@ class MemoryStore:
                 check_same_thread=False,
                 factory=HandlerConnection,
             )
-            finalize(self, self._connection.close)  # whoever forgets to close loses nothing
         return self._connection
 
 
@@ -226,3 +231,13 @@ class _MemoryTransaction:
         advance = self._progress.try_out(self.of, [*self.steps, step])
         self.steps.append(step)
         return advance
+
+    def references(self) -> int:
+        """
+        Return how many hold on to the connection, to tell whether its user still does.
+        """
+        return getrefcount(self.connection)
+
+
+def _name(of: Lease | str) -> str:
+    return of if isinstance(of, str) else of.subscription

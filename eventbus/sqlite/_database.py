@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeVar
 import attrs
 
 from eventbus._clock import Clock
+from eventbus._gate import Gate
 from eventbus._handler_connection import HandlerConnection
 from eventbus.errors import StoreAccessError, StoreCorruptError, StoreError, StoreLockedError
 from eventbus.sqlite._faults import closed, fault, faults
@@ -60,6 +61,7 @@ class Database:
         busy_timeout: How long to wait for another writer, in seconds.
         is_read_only: Nothing is ever written.
         is_closed: Nothing is read or written any more.
+        gate: Who may write now, in this process.
     """
 
     path: str
@@ -67,9 +69,13 @@ class Database:
     busy_timeout: float = attrs.field(validator=attrs.validators.ge(0))
     is_read_only: bool = False
     is_closed: bool = attrs.field(init=False, default=False)
+    gate: Gate = attrs.field(init=False)
     _readers: deque[sqlite3.Connection] = attrs.field(init=False, factory=deque)
     _lenders: deque[HandlerConnection] = attrs.field(init=False, factory=deque)
     _process: object = attrs.field(init=False, factory=lambda: _process)
+
+    def __attrs_post_init__(self) -> None:
+        self.gate = Gate(self.path, self.busy_timeout)
 
     def open(self, clock: Clock) -> sqlite3.Connection:
         """
@@ -246,10 +252,15 @@ class Database:
     def give_back(self, connection: HandlerConnection) -> None:
         """
         Keep the connection for the next transaction, as it was before the last one.
+
+        Unless its last user has kept it, who could write in that transaction: then the
+        next one gets another.
         """
-        connection.row_factory = None
-        connection.text_factory = str
-        self._give_back(connection, self._lenders)
+        if connection.is_kept:
+            connection.bar()
+        else:
+            connection.renovate()
+            self._give_back(connection, self._lenders)
 
     def _give_back(self, connection: C, idle: deque[C]) -> None:
         if len(idle) < _IDLE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from eventbus._owner import is_gone
@@ -118,11 +119,13 @@ class SQLiteLetters:
         """
         Take the letter of that id out and return it.
         """
-        sql = f"DELETE FROM eventbus_letters WHERE id = ? RETURNING {_FOUND}"
-        rows = self._writer.run(lambda connection: connection.execute(sql, (id,)).fetchall())
-        if not rows:
-            raise _missing(id)
-        return to_letter(rows[0])
+        return self._writer.run(partial(_remove, id))
+
+    async def aremove(self, id: str) -> KeptLetter:
+        """
+        Do as `remove`, while the event loop goes on.
+        """
+        return await self._writer.arun(partial(_remove, id))
 
     def discard(self, selection: Selection = EVERY_LETTER) -> int:
         """
@@ -136,21 +139,18 @@ class SQLiteLetters:
         """
         Ask for the right to redrive a letter; of all who ask, one gets it.
         """
+        return self._writer.run(partial(_claim, id, owner, ttl, now))
 
-        def work(connection: Statements) -> bool:
-            def ask(instead_of: str) -> bool:
-                given = (owner, now + ttl, id, instead_of, now)
-                return connection.execute(_CLAIM, given).rowcount > 0
-
-            if ask(owner):
-                return True
-            sql = "SELECT claimed_by FROM eventbus_letters WHERE id = ?"
-            rows = connection.execute(sql, (id,)).fetchall()
-            if not rows:
-                raise _missing(id)
-            return is_gone(rows[0][0]) and ask(rows[0][0])
-
-        return self._writer.run(work)
+    async def aclaim(self, id: str, *, owner: str, ttl: float, now: float) -> bool:
+        """
+        Do as `claim`, while the event loop goes on. Cancelled, it holds nothing.
+        """
+        try:
+            return await self._writer.arun(partial(_claim, id, owner, ttl, now))
+        except BaseException as error:
+            if not isinstance(error, Exception):  # it is written all the same
+                self._writer.post(partial(_claim, id, owner, 0.0, now), failed=_unheard)
+            raise
 
     def held_keys(self, subscription: str) -> frozenset[str]:
         """
@@ -164,6 +164,34 @@ class SQLiteLetters:
         """
         sql = f"{_HELD_KEYS} AND {_STUCK}"
         return frozenset(key for (key,) in self._database.query(sql, (subscription,)))
+
+
+def _claim(id: str, owner: str, ttl: float, now: float, connection: Statements) -> bool:
+    def ask(instead_of: str) -> bool:
+        given = (owner, now + ttl, id, instead_of, now)
+        return connection.execute(_CLAIM, given).rowcount > 0
+
+    if ask(owner):
+        return True
+    sql = "SELECT claimed_by FROM eventbus_letters WHERE id = ?"
+    rows = connection.execute(sql, (id,)).fetchall()
+    if not rows:
+        raise _missing(id)
+    return is_gone(rows[0][0]) and ask(rows[0][0])
+
+
+def _unheard(error: BaseException) -> None:
+    """
+    Leave a claim to its end by itself: whoever made it is gone.
+    """
+
+
+def _remove(id: str, connection: Statements) -> KeptLetter:
+    sql = f"DELETE FROM eventbus_letters WHERE id = ? RETURNING {_FOUND}"
+    rows = connection.execute(sql, (id,)).fetchall()
+    if not rows:
+        raise _missing(id)
+    return to_letter(rows[0])
 
 
 def insert_letter(connection: Statements, letter: KeptLetter) -> None:

@@ -8,16 +8,19 @@ Conditions are put together from the texts in this file; what a user gives is a 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from threading import Lock
 from typing import Any
 
+from eventbus._logger import logger
 from eventbus.event_log import (
     Listeners,
     Record,
     check_limit,
+    check_names,
     check_times,
     check_version,
     duplicate,
@@ -69,6 +72,7 @@ class SQLiteEventLog:
         self._writer = writer
         self._watch: sqlite3.Connection | None = None
         self._watching = Lock()
+        self._place = _place_of(database.path)
         self.listeners = Listeners()
 
     def has_keys(self, keys: object) -> bool:
@@ -157,6 +161,7 @@ class SQLiteEventLog:
         Go through the records that meet all conditions, in the order of their offsets.
         """
         check_times(since, before)
+        check_names(names)
         check_limit(limit)
         self._database.check_usable()
         conditions: list[tuple[str, Sequence[Any]]] = []
@@ -226,6 +231,7 @@ class SQLiteEventLog:
         """
         Return the offset after which to read for all from *instant* on.
         """
+        check_times(instant)
         sql = (
             'SELECT coalesce((SELECT "offset" - 1 FROM eventbus_events WHERE time >= ? '
             'ORDER BY "offset" LIMIT 1), (SELECT max("offset") FROM eventbus_events), 0)'
@@ -258,11 +264,25 @@ class SQLiteEventLog:
         """
         # It counts what other connections commit: this one never writes, so all of them.
         self._database.check_usable()
+        self._look_for_file()
         with self._watching, faults(self._database.path):
             if self._watch is None:
                 self._watch = self._database.connect(sqlite3.Connection)
             number: int = self._watch.execute("PRAGMA data_version").fetchone()[0]
         return number
+
+    def _look_for_file(self) -> None:
+        """
+        Log, once, that what is written is lost: the file is not where it was opened.
+        """
+        if self._place is not None and self._place != _place_of(self._database.path):
+            self._place = None
+            logger().error(
+                "%s was moved, replaced or deleted while it was open: what is written from then "
+                "on is in no file that anybody finds. End this process, put the file in its "
+                "place again, and move or copy it only while nobody has it open.",
+                self._database.path,
+            )
 
     def on_append(self, callback: Callable[[], object]) -> Callable[[], None]:
         """
@@ -274,10 +294,23 @@ class SQLiteEventLog:
         """
         Stop watching.
         """
+        self._look_for_file()
+        self._place = None
         with self._watching:
             watch, self._watch = self._watch, None
             if watch is not None:
                 watch.close()
+
+
+def _place_of(path: str) -> tuple[int, int] | None:
+    """
+    Return what tells this file from any other that may come by its name.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _GREATEST = 2**63 - 1  # SQLite's greatest integer

@@ -1,23 +1,20 @@
 """
 Positions, pending deliveries and leases in tables.
 
-Law: a step is one transaction, begun by asking whether the lease still counts: SQLite
-lets nobody else write until it ends, so the answer holds for all of it.
+Law: whatever changes them is one transaction of the store's own writer, all of it or
+nothing. Handlers' transactions are lent in another room.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Collection, Generator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Any
 
 import attrs
 
-from eventbus._handler_connection import HandlerConnection
-from eventbus.event_log import Listeners, check_limit
-from eventbus.kept_letters import KeptLetter
+from eventbus.event_log import check_limit
 from eventbus.progress import (
     Advance,
     Handled,
@@ -31,11 +28,11 @@ from eventbus.progress import (
     unknown,
 )
 from eventbus.sqlite._database import Database
-from eventbus.sqlite._faults import faults
-from eventbus.sqlite._keys import SQLiteIdempotencyStore
-from eventbus.sqlite._letters import delete_letter, free_key, insert_letter
+from eventbus.sqlite._lending import Lending
+from eventbus.sqlite._letters import free_key
 from eventbus.sqlite._rows import from_time
-from eventbus.sqlite._writer import Statements, Writer, cursor_of
+from eventbus.sqlite._steps import apply, fence, let_wait
+from eventbus.sqlite._writer import Statements, Writer
 
 __all__ = ["SQLiteProgress"]
 
@@ -66,22 +63,6 @@ _ACQUIRE = """
     WHERE name = ? AND (token IS NULL OR expires <= ? OR token = ?)
     RETURNING token
 """
-_BEGIN = """
-    INSERT INTO eventbus_deliveries (subscription, "offset", attempts) VALUES (?, ?, 1)
-    ON CONFLICT (subscription, "offset") DO UPDATE SET attempts = attempts + 1, due = NULL
-    RETURNING attempts
-"""
-_WAIT = 'INSERT OR IGNORE INTO eventbus_deliveries (subscription, "offset") VALUES (?, ?)'
-_DONE = 'DELETE FROM eventbus_deliveries WHERE subscription = ? AND "offset" = ?'
-_UNTRIED = """
-    UPDATE eventbus_deliveries SET attempts = attempts - 1
-    WHERE subscription = ? AND "offset" = ? AND attempts > 0
-"""
-_RETRY = 'UPDATE eventbus_deliveries SET due = ?, story = ? WHERE subscription = ? AND "offset" = ?'
-_HANDLED = "INSERT OR REPLACE INTO eventbus_handled VALUES (?, ?, ?, ?, ?)"
-# Statements are kept, and pass unasked the next time: by these words no handler says it.
-_COMMIT = "COMMIT /* of the handler's writes and its progress */"
-_HOLDS = "SELECT 1 FROM eventbus_letters WHERE holds_key AND subscription = ? AND key = ? LIMIT 1"
 
 
 class SQLiteProgress:
@@ -93,13 +74,11 @@ class SQLiteProgress:
         self,
         database: Database,
         writer: Writer,
-        listeners: Listeners,
-        keys_on: Callable[[sqlite3.Connection], SQLiteIdempotencyStore],
+        lending: Lending,
     ) -> None:
         self._database = database
         self._writer = writer
-        self._listeners = listeners
-        self._keys_on = keys_on
+        self._lending = lending
 
     def open(self, name: str, *, start: Start = "now") -> Position:
         """
@@ -213,38 +192,26 @@ class SQLiteProgress:
         """
 
         def work(connection: Statements) -> dict[str, list[int]]:
-            id, name = _fence(connection, lease), lease.subscription
+            id, name = fence(connection, lease), lease.subscription
             freed = {key: free_key(connection, name, key, now=now) for key in keys}
             taken = {key: offsets for key, offsets in freed.items() if offsets is not None}
             for offsets in taken.values():
-                connection.executemany(_WAIT, [(id, offset) for offset in offsets])
+                let_wait(connection, id, offsets)
             return taken
 
         return self._writer.run(work)
 
-    @contextmanager
-    def transaction(self, of: Lease | str, /) -> Generator[Transaction]:
+    def transaction(self, of: Lease | str, /) -> AbstractContextManager[Transaction]:
         """
         Open a transaction that commits at the end of the ``with`` block.
         """
-        path, connection = self._database.path, self._database.borrow()
-        try:
-            with faults(path):
-                connection.execute("BEGIN IMMEDIATE")
-                _fence(connection, of)
-            connection.lend()
-            yield SQLiteTransaction(of, connection, self._keys_on(connection), path)
-            connection.take_back()
-            with faults(path):
-                connection.execute(_COMMIT)
-        except sqlite3.Error as error:
-            connection.explain(error)
-            raise
-        finally:
-            connection.is_lent = False
-            connection.rollback()  # nothing, after a commit
-            self._database.give_back(connection)
-        self._listeners.call()
+        return self._lending.transaction(of)
+
+    def atransaction(self, of: Lease | str, /) -> AbstractAsyncContextManager[Transaction]:
+        """
+        Do as `transaction`; whoever it waits for, the event loop goes on.
+        """
+        return self._lending.atransaction(of)
 
     def pending(self, name: str, *, after: int = 0, limit: int | None = None) -> list[Pending]:
         """
@@ -282,31 +249,12 @@ class SQLiteProgress:
         """
 
         def work(connection: Statements) -> None:
-            id = _fence(connection, lease)
+            id = fence(connection, lease)
             connection.execute("DELETE FROM eventbus_deliveries WHERE subscription = ?", (id,))
             sql = "UPDATE eventbus_subscriptions SET taken = ? WHERE id = ?"
             connection.execute(sql, (to, id))
 
         self._writer.run(work)
-
-
-@attrs.frozen
-class SQLiteTransaction:
-    """
-    A transaction under way, on a connection of its own.
-    """
-
-    of: Lease | str
-    connection: HandlerConnection
-    idempotency: SQLiteIdempotencyStore
-    _path: str
-
-    def advance(self, step: Step) -> Advance:
-        """
-        Make *step* part of the transaction.
-        """
-        with faults(self._path):
-            return apply(cursor_of(self.connection), self.of, step)
 
 
 def _start(start: Start) -> tuple[str, tuple[int, ...]]:
@@ -315,60 +263,3 @@ def _start(start: Start) -> tuple[str, tuple[int, ...]]:
     if isinstance(start, int):
         return _STARTS["offset"], (start,)
     return _STARTS[start], ()
-
-
-def _fence(connection: Statements, of: Lease | str) -> int:
-    """
-    Return the subscription's number, if the lease still counts.
-    """
-    if isinstance(of, str):
-        sql = "SELECT id FROM eventbus_subscriptions WHERE name = ?"
-        rows = connection.execute(sql, (of,)).fetchall()
-    else:
-        sql = "SELECT id FROM eventbus_subscriptions WHERE name = ? AND token = ?"
-        rows = connection.execute(sql, (of.subscription, of.token)).fetchall()
-    if not rows:
-        raise unknown(of) if isinstance(of, str) else lost(of)
-    number: int = rows[0][0]
-    return number
-
-
-def apply(connection: Statements, of: Lease | str, step: Step) -> Advance:
-    """
-    Apply *step* in the transaction that is open on *connection*.
-    """
-    id, name = _fence(connection, of), of if isinstance(of, str) else of.subscription
-    for letter_id in step.gone:
-        delete_letter(connection, letter_id, name)
-    connection.executemany(_DONE, [(id, offset) for offset in step.done])
-    connection.executemany(_UNTRIED, [(id, offset) for offset in step.untried])
-    connection.executemany(_RETRY, [(each.due, each.story, id, each.offset) for each in step.retry])
-    for letter in step.dead:
-        _bury(connection, id, letter)
-    held = [
-        letter.record.offset
-        for letter in step.hold
-        if connection.execute(_HOLDS, (name, letter.record.key)).fetchall()
-        and _bury(connection, id, letter)
-    ]
-    if step.taken is not None:
-        sql = "UPDATE eventbus_subscriptions SET taken = max(taken, ?) WHERE id = ?"
-        connection.execute(sql, (step.taken, id))
-    connection.executemany(_WAIT, [(id, offset) for offset in step.waiting])
-    attempts = {
-        offset: connection.execute(_BEGIN, (id, offset)).fetchall()[0][0] for offset in step.begin
-    }
-    for each in step.handled:
-        given = (each.offset, id, each.attempts, each.time, each.seconds)
-        connection.execute(_HANDLED, given)
-    return Advance(attempts, frozenset(held))
-
-
-def _bury(connection: Statements, id: int, letter: KeptLetter) -> bool:
-    """
-    Put *letter* in the place of its delivery; ``False``: that was finished before.
-    """
-    if not connection.execute(_DONE, (id, letter.record.offset)).rowcount:
-        return False
-    insert_letter(connection, letter)
-    return True

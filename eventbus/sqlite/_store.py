@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Self
+from math import inf
+from typing import Self, get_args
 from zlib import crc32
 
 from eventbus._clock import Clock, SystemClock
 from eventbus.errors import StoreAccessError, StoreCorruptError, StoreError
 from eventbus.sqlite._database import Database, Synchronous
 from eventbus.sqlite._keys import Shift, SQLiteIdempotencyStore
+from eventbus.sqlite._lending import Lending
 from eventbus.sqlite._letters import SQLiteLetters
 from eventbus.sqlite._log import SQLiteEventLog
 from eventbus.sqlite._progress import SQLiteProgress
@@ -56,6 +58,7 @@ class SQLiteStore:
         read_only: bool = False,
         clock: Clock | None = None,
     ) -> None:
+        _check_options(synchronous, busy_timeout)
         clock = SystemClock() if clock is None else clock
         self._database = database = Database(
             _absolute(path), synchronous, busy_timeout, is_read_only=read_only
@@ -66,9 +69,8 @@ class SQLiteStore:
         self._log = SQLiteEventLog(database, self._writer)
         self._letters = SQLiteLetters(database, self._writer)
         self._idempotency = self.keys()
-        self._progress = SQLiteProgress(
-            database, self._writer, self._log.listeners, self._idempotency.on
-        )
+        lending = Lending(database, self._log.listeners, self._idempotency.on, clock)
+        self._progress = SQLiteProgress(database, self._writer, lending)
 
     @property
     def path(self) -> str:
@@ -173,6 +175,15 @@ class SQLiteStore:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _check_options(synchronous: object, busy_timeout: object) -> None:
+    if synchronous not in get_args(Synchronous):
+        raise ValueError(f"synchronous is 'NORMAL' or 'FULL', not {synchronous!r}")
+    if not isinstance(busy_timeout, int | float) or isinstance(busy_timeout, bool):
+        raise TypeError(f"busy_timeout is in seconds, not {busy_timeout!r}")
+    if not 0 <= busy_timeout < inf:
+        raise ValueError(f"busy_timeout is 0 seconds or more, and not {busy_timeout!r}")
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

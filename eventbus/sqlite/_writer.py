@@ -6,6 +6,9 @@ comes meanwhile waits in a queue, and the committer, one thread that is started 
 first needed and ends with the store, writes all that wait in one transaction. So a commit
 is shared by as many as came while the one before was at the disk.
 
+Whoever writes goes through the store's gate first: there the transactions that handlers are
+lent wait for it, and it for them, and not in SQLite, which knows no order.
+
 What one caller asks for succeeds or fails by itself; that the commit fails, all learn.
 
 Source: group commit: D. DeWitt et al., "Implementation Techniques for Main Memory Database
@@ -40,21 +43,21 @@ class _Job(Generic[T]):
     What one caller wants written, and what came of it.
     """
 
-    __slots__ = ("error", "gate", "is_one", "result", "work")
+    __slots__ = ("error", "is_one", "is_settled", "result", "work")
 
     def __init__(self, work: Work[T], *, is_one: bool) -> None:
         self.work = work
         self.is_one = is_one
         self.result: Any = None
         self.error: BaseException | None = None
-        self.gate = Lock()
-        self.gate.acquire()
+        self.is_settled = Lock()
+        self.is_settled.acquire()
 
     def settle(self) -> None:
         """
         Let the caller go on.
         """
-        self.gate.release()
+        self.is_settled.release()
 
 
 class _PostedJob(_Job[T]):
@@ -134,15 +137,20 @@ class Writer:
         """
         Run one statement that adds one row, commit it and return its rowid.
         """
+        gate = self._database.gate
         if not self._queue and self._lock.acquire(blocking=False):
             try:
-                self._database.check_usable()
-                # A statement that stands alone is its own transaction: no BEGIN, no COMMIT.
-                return self._connection.execute(sql, row).lastrowid or 0
-            except sqlite3.IntegrityError:
-                raise
-            except sqlite3.Error as error:
-                raise fault(error, self._database.path) from error
+                if gate.free.acquire(blocking=False):
+                    try:
+                        self._database.check_usable()
+                        # A statement that stands alone is its own transaction: no BEGIN, no COMMIT.
+                        return self._connection.execute(sql, row).lastrowid or 0
+                    except sqlite3.IntegrityError:
+                        raise
+                    except sqlite3.Error as error:
+                        raise fault(error, self._database.path) from error
+                    finally:
+                        gate.leave()
             finally:
                 self._lock.release()
                 if self._queue:
@@ -163,7 +171,18 @@ class Writer:
         neither begin nor end one. *is_one*: it is one statement, and needs no savepoint.
         """
         self._database.check_usable()
-        job = _Job(work, is_one=is_one)
+        job, gate = _Job(work, is_one=is_one), self._database.gate
+        if not gate.is_wanted:
+            self._see_to(job)
+        else:
+            with gate.standing_still():
+                self._see_to(job)
+        return self._outcome(job)
+
+    def _see_to(self, job: _Job[Any]) -> None:
+        """
+        Have *job* done, by whoever writes, and wait for it.
+        """
         self._queue.append(job)
         if self._lock.acquire(blocking=False):
             try:
@@ -171,8 +190,7 @@ class Writer:
             finally:
                 self._lock.release()
                 self._pass_on()
-        job.gate.acquire()  # whoever writes has a bound: SQLite's busy timeout
-        return self._outcome(job)
+        job.is_settled.acquire()  # whoever writes has a bound: the busy timeout
 
     async def arun(self, work: Work[T], *, is_one: bool = False) -> T:
         """
@@ -250,7 +268,8 @@ class Writer:
                 jobs.append(self._queue.popleft())
             self._database.check_usable()
             if jobs:
-                in_transaction(self._connection, lambda: self._do(jobs))
+                with self._database.gate.writing():
+                    in_transaction(self._connection, lambda: self._do(jobs))
         except BaseException as error:
             for job in jobs:
                 job.error = job.error or _for_all(error, self._database.path)
