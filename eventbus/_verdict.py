@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from eventbus._abort import running_loop
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
 from eventbus._receipt import Failure, Receipt, ancestry, free_key
@@ -174,7 +175,8 @@ class Verdict:
         furniture = self.furniture
         if trial.claim is not None:
             try:
-                furniture.idempotency.complete(trial.claim, now=furniture.clock.monotonic())
+                complete = self._in_time("complete")
+                complete(trial.claim, now=furniture.clock.monotonic())
             except Exception:
                 self.unkept(trial.key, "recorded")
             trial.claim = None
@@ -226,9 +228,17 @@ class Verdict:
         if trial.claim is None:
             return
         try:
-            self.furniture.idempotency.release(trial.claim)
+            self._in_time("release")(trial.claim)
         except Exception:
             self.unkept(trial.key, "released")
+
+    def _in_time(self, verb: str) -> Any:
+        """
+        Return what does that to a key: where a loop runs, without a wait, if the store can.
+        """
+        store = self.furniture.idempotency
+        later = getattr(store, f"{verb}_later", None)
+        return getattr(store, verb) if later is None or running_loop() is None else later
 
     def unkept(self, key: str | None, what: str) -> None:
         """

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from eventbus import EventBus, Receipt, StoreLockedError, event, fixed
+from eventbus import Durable, EventBus, Receipt, StoreLockedError, event, fixed
 from eventbus.errors import StoreClosedError
 from eventbus.sqlite import SQLiteStore
 from eventbus.testing import TestBus
@@ -211,6 +211,7 @@ def test_a_key_in_an_open_transaction_waits_for_nobody(bus: EventBus) -> None:
             keys = store.idempotency.on(own)
             claim = await keys.aclaim("s", "k", source=first, now=0.0)
             assert await keys.acomplete(claim, now=0.0)
+            keys.complete_later(claim, now=0.0)
             keys.release_later(claim)
             claim = await keys.aclaim("s", "k", source=first, now=0.0)
             own.execute("ROLLBACK")
@@ -235,6 +236,33 @@ def test_what_is_due_in_a_loop_has_its_key_asked_for_there(tmp_path: Path) -> No
             await bus.asettle()
 
     asyncio.run(publish())
+    assert [1] == calls
+
+
+def test_a_durable_handler_has_its_key_recorded_without_a_wait(bus: EventBus) -> None:
+    """
+    Though somebody else writes when it returns: another event of its key is a duplicate.
+    """
+    calls = list[int]()
+
+    async def handle(paid: Paid) -> None:
+        calls.append(paid.number)
+        called.set()
+        await beside.wait()
+
+    async def publish_both() -> None:
+        async with bus:
+            await bus.apublish(Paid(1))
+            await called.wait()
+            async with locked(bus):
+                beside.set()
+                await a_while()
+            await bus.apublish(Paid(2))
+            assert (await bus.adrain(PATIENCE)).ok
+
+    called, beside = asyncio.Event(), asyncio.Event()
+    bus.subscribe(Paid, handle, name="pay", delivery=Durable(), idempotency_key=lambda _: "k")
+    asyncio.run(publish_both())
     assert [1] == calls
 
 

@@ -254,6 +254,16 @@ class SQLiteIdempotencyStore:
             > 0
         )
 
+    def complete_later(self, claim: Any, *, now: float) -> None:
+        """
+        Do as `complete` after all that was asked for before, and wait for nothing.
+        """
+        if self._writer is None:
+            self.complete(claim, now=now)
+            return
+        work = _changing(_COMPLETE, claim, self._shift.to_wall(now + self.ttl))
+        self._writer.post(work, failed=partial(_not_changed, claim.name, "recorded"))
+
     def release_later(self, claim: Any) -> None:
         """
         Free the key after all that was asked for before, and wait for nothing.
@@ -261,7 +271,8 @@ class SQLiteIdempotencyStore:
         if self._writer is None:
             self.release(claim)
             return
-        self._writer.post(_changing(_RELEASE, claim), failed=partial(_not_released, claim.name))
+        work = _changing(_RELEASE, claim)
+        self._writer.post(work, failed=partial(_not_changed, claim.name, "released"))
 
     def _change(self, sql: str, claim: KeyClaim, *values: int) -> bool:
         changed: int = self._run(_changing(sql, claim, *values))
@@ -278,8 +289,8 @@ def _changing(sql: str, claim: KeyClaim, *values: int) -> Work[int]:
     return lambda connection: connection.execute(sql, given).rowcount
 
 
-def _not_released(name: tuple[str, str], error: BaseException) -> None:
-    logger().error("key %r of %s is not released", *name[::-1], exc_info=error)
+def _not_changed(name: tuple[str, str], what: str, error: BaseException) -> None:
+    logger().error("key %r of %s is not %s", *name[::-1], what, exc_info=error)
 
 
 def _is_left(held: _Row) -> bool:
