@@ -124,7 +124,8 @@ def waits(program: Program) -> None:
         thread.start()
         program.begun.wait()
         say(running=True)
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.1)  # a signal from just before a wait without end is only seen after it
 
 
 def publishes(program: Program) -> None:
