@@ -76,12 +76,14 @@ def subscribe(bus: EventBus, folder: Path) -> None:
 
 def wait_until_all_is_handled(store: SQLiteStore) -> None:
     """
-    Wait until nothing is left to do, whoever does it.
+    Wait until nothing is left to do, whoever does it, for as long as it becomes less.
     """
-    pause = threading.Event()
-    for _ in range(POLLS):
-        if all(each.lag == 0 for each in store.progress.positions()):
+    pause, left, polls = threading.Event(), -1, 0
+    while polls < POLLS:
+        before, left = left, sum(each.lag for each in store.progress.positions())
+        if not left:
             return
+        polls = 0 if left != before else polls + 1
         pause.wait(0.05)
     raise TimeoutError(f"not all was handled: {store.progress.positions()}")
 

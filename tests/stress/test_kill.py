@@ -83,7 +83,7 @@ def survives(folder: Path, kills: int, seed: int) -> None:
             if name in in_flight:
                 in_flight[name].update(offsets)
     finishing = begin(folder, 0, 0, "wait")
-    assert 0 == finishing.wait(PATIENCE)
+    assert 0 == finishing.wait(kills * PATIENCE)  # some hundred events are left of each life
     check_handled(folder, in_flight)
     check_once(folder)
 
