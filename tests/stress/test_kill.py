@@ -40,7 +40,9 @@ def lines(folder: Path, name: str) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def live_and_die(process: subprocess.Popen[bytes], folder: Path, dice: random.Random) -> None:
+def live_and_die(
+    process: subprocess.Popen[bytes], folder: Path, dice: random.Random, most: float = 0.08
+) -> None:
     """
     Kill a program that has just begun, some time after its first publish.
     """
@@ -50,7 +52,7 @@ def live_and_die(process: subprocess.Popen[bytes], folder: Path, dice: random.Ra
             assert time.monotonic() < until
             os.sched_yield()
         if process.poll() is None:
-            dying = time.monotonic() + dice.uniform(0.0, 0.08)
+            dying = time.monotonic() + dice.uniform(0.0, most)
             while time.monotonic() < dying:
                 os.sched_yield()
     finally:
@@ -72,13 +74,15 @@ def begun(folder: Path) -> dict[str, set[int]]:
         }
 
 
-def survives(folder: Path, kills: int, seed: int, *, events: int = EVENTS) -> None:
+def survives(
+    folder: Path, kills: int, seed: int, *, events: int = EVENTS, most: float = 0.08
+) -> None:
     dice, in_flight = random.Random(seed), {name: Counter[int]() for name in (FAST, SLOW, KEYED)}
     for _ in range(kills):
         numbers = [int(words[0]) for words in lines(folder, "published")]
         # One publish may have been stored, and its return cut off.
         program = begin(folder, max(numbers, default=0) + 2, events)
-        live_and_die(program, folder, dice)
+        live_and_die(program, folder, dice, most)
         for name, offsets in begun(folder).items():
             if name in in_flight:
                 in_flight[name].update(offsets)
@@ -180,4 +184,4 @@ def test_a_process_killed_again_and_again_loses_nothing(tmp_path: Path, seed: in
     """
     Three hundred kills change nothing about it, while events come, are handled and drained.
     """
-    survives(tmp_path, 300, seed, events=40)
+    survives(tmp_path, 300, seed, events=40, most=0.3)
