@@ -44,10 +44,42 @@ class Killed(BaseException):
     """
 
 
-@attrs.define
-class Outage:
+class Fate:
     """
-    What befalls the next transactions: *error* is raised before or after their commit.
+    What befalls the next transactions, as they are lent and before or after their commit.
+    """
+
+    def lend(self, transaction: Transaction) -> Any:
+        return transaction
+
+    def strike(self, *, after: bool) -> None:
+        pass
+
+    def befall(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin, abegin = store.progress.transaction, store.progress.atransaction
+
+        @contextmanager
+        def transaction(lease: Lease) -> Generator[Transaction]:
+            with begin(lease) as transaction:
+                yield self.lend(transaction)
+                self.strike(after=False)
+            self.strike(after=True)
+
+        @asynccontextmanager
+        async def atransaction(lease: Lease) -> AsyncGenerator[Transaction]:
+            async with abegin(lease) as transaction:
+                yield self.lend(transaction)
+                self.strike(after=False)
+            self.strike(after=True)
+
+        monkeypatch.setattr(store.progress, "transaction", transaction)
+        monkeypatch.setattr(store.progress, "atransaction", atransaction)
+
+
+@attrs.define
+class Outage(Fate):
+    """
+    *error* is raised before or after the commit.
     """
 
     error: BaseException
@@ -59,25 +91,39 @@ class Outage:
             self.times -= 1
             raise self.error
 
-    def befall(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-        begin, abegin = store.progress.transaction, store.progress.atransaction
 
-        @contextmanager
-        def transaction(lease: Lease) -> Generator[Transaction]:
-            with begin(lease) as transaction:
-                yield transaction
-                self.strike(after=False)
-            self.strike(after=True)
+class Silent:
+    """
+    A connection of another kind: it executes, and that is all.
+    """
 
-        @asynccontextmanager
-        async def atransaction(lease: Lease) -> AsyncGenerator[Transaction]:
-            async with abegin(lease) as transaction:
-                yield transaction
-                self.strike(after=False)
-            self.strike(after=True)
+    def __init__(self, connection: Any) -> None:
+        self.execute = connection.execute
 
-        monkeypatch.setattr(store.progress, "transaction", transaction)
-        monkeypatch.setattr(store.progress, "atransaction", atransaction)
+
+@attrs.define
+class Lent:
+    """
+    A transaction that lends such a connection.
+    """
+
+    transaction: Transaction
+
+    @property
+    def connection(self) -> Silent:
+        return Silent(self.transaction.connection)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transaction, name)
+
+
+class Other(Fate):
+    """
+    The store is of another kind.
+    """
+
+    def lend(self, transaction: Transaction) -> Lent:
+        return Lent(transaction)
 
 
 class Shop:
@@ -290,6 +336,18 @@ def test_a_delivery_whose_commit_fails_keeps_its_key(
     shop.bus.settle()
     assert ([1, 1], [1]) == (shop.calls, shop.effects())
     assert (0, []) == (shop.store.progress.position("write").lag, shop.story())
+
+
+def test_a_connection_that_cannot_tell_whether_it_holds_is_lent_as_well(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A store of another kind lends what it has: whether that still holds, its commit shows.
+    """
+    Other().befall(shop.store, monkeypatch)
+    shop.bus.publish(Placed(1))
+    shop.bus.settle()
+    assert ([1], 0) == (shop.calls, shop.store.progress.position("write").lag)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -545,6 +545,26 @@ def test_what_a_block_whose_end_is_broken_off_has_left_is_kept(
     assert not again.duplicate
 
 
+@both
+def test_a_block_broken_off_by_its_last_event_has_left_nothing(
+    is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    No letter, and no line that speaks of a rest.
+    """
+    bus = TestBus(errors="collect")
+
+    def handle(placed: Placed) -> None:
+        if placed.number == 2:
+            raise Stop
+
+    bus.subscribe(Placed, handle, name="note")
+    with pytest.raises(Stop):
+        in_block(bus, [(Placed(1), {}), (Placed(2), {})], list, is_async=is_async)
+    assert [] == list(bus.dead_letters)
+    assert "broken off" not in caplog.text
+
+
 def test_async_handlers_are_refused_in_a_block_that_cannot_await_them() -> None:
     """
     A block that was entered by a plain ``with`` refuses them at once, or at least at its end.

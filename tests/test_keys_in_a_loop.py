@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from contracts.idempotency_store import SOURCE
 from eventbus import Durable, EventBus, Receipt, StoreLockedError, event, fixed
-from eventbus.errors import StoreClosedError
+from eventbus.errors import DeadLetterNotFoundError, StoreClosedError
 from eventbus.sqlite import SQLiteStore
 from eventbus.testing import TestBus
 
@@ -191,6 +192,20 @@ def test_a_key_used_at_once_is_free_where_that_cannot_be_written(
         return await bus.apublish(Seen(1), idempotency_key="k")
 
     assert not asyncio.run(publish_twice()).duplicate
+
+
+def test_what_cannot_be_claimed_is_not_given_back_later(tmp_path: Path) -> None:
+    """
+    A claim that the store refuses leaves no work behind: neither a key nor a letter is held.
+    """
+    store = SQLiteStore(tmp_path / "shop.db")
+    letter = store.letters.aclaim("gone", owner="me", ttl=1.0, now=0.0)
+    with pytest.raises(DeadLetterNotFoundError):
+        asyncio.run(letter)
+    store.close()
+    key = store.idempotency.aclaim("scope", "key", source=SOURCE, now=0.0)
+    with pytest.raises(StoreClosedError):
+        asyncio.run(key)
 
 
 def test_a_key_in_an_open_transaction_waits_for_nobody(bus: EventBus) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from eventbus import Durable, EventBus, StoreClosedError, StoreError, StoreLockedError, event
+from eventbus._handler_connection import HandlerConnection
 from eventbus.memory import MemoryStore
 from eventbus.progress import Lease, Step
 from eventbus.sqlite import SQLiteStore
@@ -532,6 +533,23 @@ def test_a_connection_that_was_kept_is_refused(store: Store) -> None:
         with pytest.raises(StoreError, match="close"):
             connection.close()
         assert [] == written(store)
+
+
+def test_a_connection_that_is_not_lent_is_one_like_any_other() -> None:
+    """
+    What watches over a loan is in nobody's way before it: the lender uses all of `sqlite3`.
+    """
+    with closing(HandlerConnection(":memory:")) as connection:
+        connection.set_authorizer(lambda *_: sqlite3.SQLITE_OK)
+        connection.executescript("CREATE TABLE done (name BLOB)")
+        with connection:
+            connection.execute("INSERT INTO done VALUES (zeroblob(3))")
+        connection.execute("INSERT INTO done VALUES ('taken back')")
+        connection.rollback()
+        with connection.blobopen("done", "name", 1) as blob:
+            blob.write(b"abc")
+        connection.commit()
+        assert [(b"abc",)] == connection.execute("SELECT name FROM done").fetchall()
 
 
 def test_nobody_else_gets_a_connection_that_was_kept(path: Path) -> None:

@@ -760,6 +760,21 @@ def test_what_is_due_does_not_wait_for_room(colour: Colour, key: Any) -> None:
         assert list(range(12)) == sorted(seen)
 
 
+def test_what_is_due_wakes_a_queue_that_has_run_empty_meanwhile() -> None:
+    """
+    Whoever finds it full sees that, and takes the room that is there by then as well.
+    """
+    seen = threading.Event()
+    with EventBus() as bus:
+        bus.subscribe(Reminded, lambda _: seen.set(), name="q", delivery=Queued())
+        (queue,) = bus._queues.values()
+        receipt: Any = bus.publish(Reminded(), delay=60.0)
+        job = Job(receipt.event, receipt, contextvars.copy_context(), 0.0, None, None)
+        queue._squeeze_in(job)
+        assert seen.wait(PATIENCE)
+        assert receipt.cancel()
+
+
 def test_what_is_due_is_refused_by_a_queue_that_has_ended() -> None:
     """
     A subscription that is cancelled in this moment takes nothing beyond its capacity.

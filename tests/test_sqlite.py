@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from eventbus.errors import (
 from eventbus.progress import Step
 from eventbus.sqlite import SQLiteStore
 from eventbus.sqlite import _writer as writers
+from eventbus.sqlite._rows import from_time
 from eventbus.sqlite._writer import in_savepoint, in_transaction
 from eventbus.testing.contracts._records import NOON, offsets, record, records
 
@@ -55,6 +57,18 @@ def own(store: SQLiteStore) -> Iterator[sqlite3.Connection]:
     connection.execute("CREATE TABLE orders (id TEXT)")
     yield connection
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("time", "error"),
+    [(None, TypeError), (date(2026, 1, 1), TypeError), (NOON.replace(tzinfo=None), ValueError)],
+)
+def test_a_time_that_means_no_instant_is_not_stored(time: Any, error: type[Exception]) -> None:
+    """
+    A draft or a letter that holds it is refused, before anything is written.
+    """
+    with pytest.raises(error):
+        from_time(time)
 
 
 # -- what survives

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -56,8 +55,7 @@ def from_time(time: datetime) -> int:
     try:
         return (time - _EPOCH) // _MICROSECOND
     except TypeError:
-        with suppress(AttributeError):  # it is no time at all, as the TypeError says
-            check_times(time)
+        check_times(time)
         raise
 
 
