@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from eventbus._receipt import Receipt, ancestry
 from eventbus._verdict import Trial, Verdict, as_text
-from eventbus.idempotency import Claim
+from eventbus.idempotency import Claim, HasId
 
 __all__ = ["Claims"]
 
@@ -26,17 +26,18 @@ class Claims(Verdict):
         read = self.options.idempotency_key
         return None if read is None else as_text(read(event))
 
-    def contested(self, trial: Trial) -> Claim | None:
+    def contested(self, trial: Trial, source: HasId | None = None) -> Claim | None:
         """
         Claim the trial's key; return the claim of another holder that must be waited for.
 
-        Whether the delivery goes on when there is none, `is_free` tells.
+        *source* holds it, by default the receipt. Whether the delivery goes on when there is
+        none, `is_free` tells.
         """
         if (key := trial.key) is None:
             return None
         receipt = trial.receipt
         store, now = self.furniture.idempotency, self.furniture.clock.monotonic()
-        claim = store.claim(self.subscription.name, key, source=receipt, now=now)
+        claim = store.claim(self.subscription.name, key, source=source or receipt, now=now)
         if claim.state == "pending" and not _is_own(claim, receipt):
             return claim
         if claim.state == "granted" or trial.redriven is not None:

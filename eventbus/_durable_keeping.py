@@ -23,12 +23,13 @@ from eventbus._furniture import Furniture
 from eventbus._job import Job, Later, Worker
 from eventbus._keeping import QueuedDelivery
 from eventbus._logger import logger
+from eventbus._receipt import KnownId
 from eventbus._route import Folded
 from eventbus._stored_letters import failures_to_json
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
-from eventbus.idempotency import Claim
+from eventbus.idempotency import Claim, HasId
 from eventbus.instrumentation import DeadLettered
 from eventbus.kept_letters import HELD, KeptLetter
 from eventbus.progress import Handled
@@ -145,20 +146,25 @@ class DurableDelivery(QueuedDelivery):
             entry.trial, entry.is_unstored = admitted, False
         return admitted
 
-    def contested(self, trial: Trial) -> Claim | None:
+    def contested(self, trial: Trial, source: HasId | None = None) -> Claim | None:
         """
         Claim the trial's key, also from the very delivery that was begun before a crash.
 
-        Whoever had begun it has lost the subscription, and with it the right to handle it.
+        Whoever had begun it has lost the subscription, and with it the right to handle it:
+        so its id must be known, though its receipt is gone.
         """
         if trial.redriven is not None and trial.receipt.options is not None:
             trial.receipt.options["trial"] = trial  # whose key its transaction completes
-        claim, receipt = super().contested(trial), trial.receipt
-        if claim is None or claim.event_id != receipt.id or trial.key is None:
+        if trial.key is None:
+            return None
+        receipt = trial.receipt
+        known = source or KnownId(receipt.id)
+        claim = super().contested(trial, known)
+        if claim is None or claim.event_id != receipt.id:
             return claim
         store = self.furniture.idempotency
         # At the moment its lease ends, the key is free: that moment is now.
-        mine = store.claim(self.name, trial.key, source=receipt, now=claim.expires)
+        mine = store.claim(self.name, trial.key, source=known, now=claim.expires)
         if mine.state != "granted":
             return claim
         store.renew(mine, now=self.furniture.clock.monotonic())

@@ -22,7 +22,7 @@ import attrs
 from eventbus._abort import running_loop
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
-from eventbus._receipt import Receipt, free_key, lender
+from eventbus._receipt import KnownId, Receipt, free_key, lender
 from eventbus.errors import StoreError
 from eventbus.idempotency import Claim, HasId, IdempotencyStore
 from eventbus.instrumentation import Duplicate
@@ -30,17 +30,6 @@ from eventbus.instrumentation import Duplicate
 __all__ = ["PublisherKeys"]
 
 T = TypeVar("T")
-
-
-@attrs.frozen(eq=False, repr=False, weakref_slot=False)
-class KnownId:
-    """
-    The id of an event that need not be alive for it.
-
-    It cannot be referenced weakly, and so a store keeps it as long as the key.
-    """
-
-    id: str
 
 
 @attrs.frozen

@@ -18,7 +18,16 @@ from eventbus._envelope import Envelope
 from eventbus._event import Declaration
 from eventbus.errors import HandlerErrors
 
-__all__ = ["Failure", "Receipt", "ancestry", "begin", "free_key", "lender", "raise_failures"]
+__all__ = [
+    "Failure",
+    "KnownId",
+    "Receipt",
+    "ancestry",
+    "begin",
+    "free_key",
+    "lender",
+    "raise_failures",
+]
 
 
 @attrs.frozen
@@ -219,6 +228,17 @@ class Receipt:
         facts += [f"failures={[each.subscription for each in self.failures]}"] * (not self.ok)
         facts += ["duplicate=True"] * self.duplicate
         return f"<Receipt of {self.route.name}: {', '.join(facts)}>"
+
+
+@attrs.frozen(eq=False, repr=False, weakref_slot=False)
+class KnownId:
+    """
+    The id of an event that holds a key, and need not be alive for it.
+
+    It cannot be referenced weakly, and so a store keeps it as long as the key.
+    """
+
+    id: str
 
 
 def begin(event: object, route: Itinerary, parent: Receipt | None) -> Receipt:
