@@ -7,11 +7,16 @@ in the rooms above.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from eventbus._receipt import Receipt, ancestry
 from eventbus._verdict import Trial, Verdict, as_text
 from eventbus.idempotency import Claim, HasId
 
 __all__ = ["Claims"]
+
+T = TypeVar("T")
 
 
 class Claims(Verdict):
@@ -26,25 +31,48 @@ class Claims(Verdict):
         read = self.options.idempotency_key
         return None if read is None else as_text(read(event))
 
-    def contested(self, trial: Trial, source: HasId | None = None) -> Claim | None:
+    def read_key(self, trial: Trial, event: object) -> None:
+        """
+        Read the trial's key, once.
+        """
+        if not trial.is_keyed:
+            trial.is_keyed = True
+            trial.key = self.key_of(event)
+
+    def ask(self, trial: Trial, claim: Callable[..., T]) -> T:
+        """
+        Ask for the trial's key by *claim*, which is the store's, of either colour.
+        """
+        name, now = self.subscription.name, self.furniture.clock.monotonic()
+        return claim(name, trial.key, source=self._source(trial.receipt), now=now)
+
+    def contested(self, trial: Trial) -> Claim | None:
         """
         Claim the trial's key; return the claim of another holder that must be waited for.
 
-        *source* holds it, by default the receipt. Whether the delivery goes on when there is
-        none, `is_free` tells.
+        Whether the delivery goes on when there is none, `is_free` tells. What has been asked
+        already is not asked again.
         """
-        if (key := trial.key) is None:
+        asked, trial.asked = trial.asked, None
+        if isinstance(asked, Exception):
+            raise asked
+        if trial.key is None:
             return None
-        receipt = trial.receipt
-        store, now = self.furniture.idempotency, self.furniture.clock.monotonic()
-        claim = store.claim(self.subscription.name, key, source=source or receipt, now=now)
-        if claim.state == "pending" and not _is_own(claim, receipt):
+        if asked is None:
+            asked = self.ask(trial, self.furniture.idempotency.claim)
+        return self._met(trial, asked)
+
+    def _met(self, trial: Trial, claim: Claim) -> Claim | None:
+        if claim.state == "pending" and not _is_own(claim, trial.receipt):
             return claim
         if claim.state == "granted" or trial.redriven is not None:
             trial.claim = claim  # a redrive is no duplicate, even where the key is another's
         else:
             self.suppressed(trial, claim)
         return None
+
+    def _source(self, receipt: Receipt) -> HasId:
+        return receipt
 
     def is_free(self, trial: Trial) -> bool:
         """

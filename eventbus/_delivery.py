@@ -306,7 +306,7 @@ class Delivery(Claims):
         Hold the event's key, if it has one; ``False`` if the delivery ends here.
         """
         try:
-            trial.key = self.key_of(event)
+            self.read_key(trial, event)
             while (claim := self.contested(trial)) is not None:
                 self._turn(claim)
         except Exception as error:
@@ -338,14 +338,23 @@ class Delivery(Claims):
         Hold the event's key, if it has one; ``False`` if the delivery ends here.
         """
         try:
-            trial.key = self.key_of(event)
+            self.read_key(trial, event)
+            trial.asked = await self._aasked(trial)
             while (claim := self.contested(trial)) is not None:
                 await self._aturn(claim)
+                trial.asked = await self._aasked(trial)
         except Exception as error:
             trial.number = 0
             self.bury(trial, error)
             return False
         return self.is_free(trial)
+
+    async def _aasked(self, trial: Trial) -> Claim | None:
+        """
+        Ask for the trial's key while the loop goes on, if its store can do that.
+        """
+        aclaim = getattr(self.furniture.idempotency, "aclaim", None)
+        return None if aclaim is None or trial.key is None else await self.ask(trial, aclaim)
 
     async def _aturn(self, claim: Claim) -> None:
         """

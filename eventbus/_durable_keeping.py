@@ -29,7 +29,7 @@ from eventbus._stored_letters import failures_to_json
 from eventbus._subscription import Subscription
 from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, Reason
-from eventbus.idempotency import Claim, HasId
+from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered
 from eventbus.kept_letters import HELD, KeptLetter
 from eventbus.progress import Handled
@@ -146,30 +146,36 @@ class DurableDelivery(QueuedDelivery):
             entry.trial, entry.is_unstored = admitted, False
         return admitted
 
-    def contested(self, trial: Trial, source: HasId | None = None) -> Claim | None:
+    def _is_to_ask(self, job: Job) -> bool:
+        entry, consumer = _entry(job.receipt), self.consumer
+        is_next = entry.is_begun and consumer.hands_out and not consumer.holds_back(entry)
+        return is_next and super()._is_to_ask(job)
+
+    def contested(self, trial: Trial) -> Claim | None:
         """
         Claim the trial's key, also from the very delivery that was begun before a crash.
-
-        Whoever had begun it has lost the subscription, and with it the right to handle it:
-        so its id must be known, though its receipt is gone.
         """
         if trial.redriven is not None and trial.receipt.options is not None:
             trial.receipt.options["trial"] = trial  # whose key its transaction completes
-        if trial.key is None:
-            return None
-        receipt = trial.receipt
-        known = source or KnownId(receipt.id)
-        claim = super().contested(trial, known)
-        if claim is None or claim.event_id != receipt.id:
-            return claim
+        return super().contested(trial)
+
+    def _met(self, trial: Trial, claim: Claim) -> Claim | None:
+        holder, receipt = super()._met(trial, claim), trial.receipt
+        if holder is None or holder.event_id != receipt.id:
+            return holder
+        # Whoever had begun it has lost the subscription, and with it the right to handle it. At
+        # the moment its lease ends, the key is free: that moment is now.
         store = self.furniture.idempotency
-        # At the moment its lease ends, the key is free: that moment is now.
-        mine = store.claim(self.name, trial.key, source=known, now=claim.expires)
+        source = self._source(receipt)
+        mine = store.claim(self.name, str(trial.key), source=source, now=holder.expires)
         if mine.state != "granted":
-            return claim
+            return holder
         store.renew(mine, now=self.furniture.clock.monotonic())
         trial.claim = mine
         return None
+
+    def _source(self, receipt: Receipt) -> KnownId:
+        return KnownId(receipt.id)  # for whoever begins it anew, when its receipt is gone
 
     def _begin(self, job: Job, entry: Entry) -> Later:
         """

@@ -43,6 +43,8 @@ from eventbus.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
+    from eventbus.idempotency import Claim
+
 __all__ = ["QueuedDelivery"]
 
 # Seconds until a store of keys is asked again that could not answer, or was locked; and
@@ -136,7 +138,9 @@ class QueuedDelivery(Delivery):
         rest = self.begin(job, worker)
         return rest if rest is None or isinstance(rest, Later) else await rest
 
-    def begin(self, job: Job, worker: Worker) -> Coroutine[Any, Any, Later | None] | Later | None:
+    def begin(
+        self, job: Job, worker: Worker, *, is_asked: bool = False
+    ) -> Coroutine[Any, Any, Later | None] | Later | None:
         """
         Begin with what `aperform` does; return the rest of it, or what it would return.
 
@@ -150,6 +154,8 @@ class QueuedDelivery(Delivery):
                 receipt.since = job.since  # an envelope made from here on tells of the publish
         here.set(receipt)
         if self._asks or job.trial is not None or self.furniture.observers:
+            if not is_asked and self._is_to_ask(job):
+                return self._ask_first(job, worker)
             admitted = self._admitted(job, worker)
             if not isinstance(admitted, Trial):
                 return admitted
@@ -175,6 +181,21 @@ class QueuedDelivery(Delivery):
             return None
         return self._went_wrong(trial, failure, job, worker)
 
+    async def _ask_first(self, job: Job, worker: Worker) -> Later | None:
+        """
+        Ask for the job's key while the loop goes on, and do as `aperform` then.
+        """
+        trial = job.trial or Trial(job.receipt, is_queued=True)
+        try:
+            self.read_key(trial, job.event)
+            trial.asked = await self._aasked(trial)
+        except Exception as error:
+            trial.asked = error
+        rest = self.begin(job._replace(trial=trial), worker, is_asked=True)
+        if trial.asked is not None:  # it is not its turn any more
+            self._unasked(trial, trial.asked)
+        return rest if rest is None or isinstance(rest, Later) else await rest
+
     async def _awaited(
         self, rest: _Begun, trial: Trial | None, began: float, job: Job, worker: Worker
     ) -> Later | None:
@@ -197,6 +218,26 @@ class QueuedDelivery(Delivery):
 
     # -- what the twins share ----------------------------------------------------------------
 
+    def _is_to_ask(self, job: Job) -> bool:
+        """
+        Whether the job's key is asked for next, where the store of keys can be awaited.
+        """
+        return (
+            self.options.idempotency_key is not None
+            and not (job.trial is not None and job.trial.is_admitted)
+            and getattr(self.furniture.idempotency, "aclaim", None) is not None
+        )
+
+    def _unasked(self, trial: Trial, asked: Claim | Exception) -> None:
+        """
+        Free a key that was asked for in vain.
+        """
+        trial.asked = None
+        if not isinstance(asked, Exception) and asked.state == "granted":
+            trial.claim = asked
+            self.let_go(trial)
+            trial.claim = None
+
     def _admitted(self, job: Job, worker: Worker) -> Trial | Later | None:
         """
         Return the trial to go on with; or what is to be done instead of a call.
@@ -210,7 +251,7 @@ class QueuedDelivery(Delivery):
         # Where its outcome is not known in the end, it is handed out again with its key.
         self.queue.amend(worker, job._replace(trial=trial))
         try:
-            trial.key = self.key_of(job.event)
+            self.read_key(trial, job.event)
             claim = self.contested(trial)
         except Exception as error:
             if isinstance(error, _OUT_OF_REACH) and not isinstance(error, StoreClosedError):

@@ -34,6 +34,8 @@ class Trial:
     Attributes:
         receipt: The publish it belongs to.
         key: The idempotency key, if any.
+        is_keyed: It has been read.
+        asked: What came of asking for it, until that is looked at.
         claim: What holds the key.
         began: When the first attempt began, on the monotonic clock.
         called: When the attempt under way began, where that is measured.
@@ -52,6 +54,8 @@ class Trial:
     stories: tuple[AttemptFailure, ...] = ()
     is_queued: bool = False
     is_admitted: bool = False
+    is_keyed: bool = False
+    asked: Claim | Exception | None = None
 
     @property
     def redriven(self) -> DeadLetter | None:

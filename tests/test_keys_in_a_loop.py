@@ -5,17 +5,30 @@ Publishers' keys where a loop runs: while somebody else writes to the file, the 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import attrs
 import pytest
 
 from contracts.idempotency_store import SOURCE
-from eventbus import Durable, EventBus, Receipt, StoreLockedError, event, fixed
+from eventbus import (
+    Durable,
+    EventBus,
+    Inline,
+    Queued,
+    Receipt,
+    StoreError,
+    StoreLockedError,
+    event,
+    fixed,
+)
 from eventbus.errors import DeadLetterNotFoundError, StoreClosedError
 from eventbus.sqlite import SQLiteStore
 from eventbus.testing import TestBus
@@ -252,6 +265,198 @@ def test_what_is_due_in_a_loop_has_its_key_asked_for_there(tmp_path: Path) -> No
 
     asyncio.run(publish())
     assert [1] == calls
+
+
+class Meanwhile:
+    """
+    A key that is read once; then somebody else writes, until that is over.
+    """
+
+    def __init__(self, bus: EventBus) -> None:
+        store: Any = bus._store
+        self.reads, self.calls = list[int](), list[int]()
+        self.is_read = asyncio.Event()
+        self.other = sqlite3.connect(store.path, isolation_level=None)
+
+    def key_of(self, paid: Paid) -> str:
+        self.reads.append(paid.number)
+        if not self.is_read.is_set():
+            self.other.execute("BEGIN IMMEDIATE")
+            self.is_read.set()
+        return "k"
+
+    async def handle(self, paid: Paid) -> None:
+        self.calls.append(paid.number)
+
+    async def until_it_is_asked_for(self) -> None:
+        await self.is_read.wait()
+        await a_while()
+
+    def is_over(self) -> None:
+        self.other.execute("ROLLBACK")
+        self.other.close()
+
+
+every_delivery = pytest.mark.parametrize(
+    "delivery", [Inline(), Queued(), Durable()], ids=["inline", "queued", "durable"]
+)
+
+
+@every_delivery
+def test_a_handler_with_a_key_waits_while_the_loop_goes_on(
+    bus: EventBus, delivery: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Its key is read once, and asked for beside the loop; another event of it is a duplicate.
+    """
+    keys: Any = bus._furniture.idempotency
+
+    async def publish_both() -> Meanwhile:
+        meanwhile = Meanwhile(bus)
+        bus.subscribe(
+            Paid, meanwhile.handle, name="pay", delivery=delivery, idempotency_key=meanwhile.key_of
+        )
+        async with bus:
+            task = asyncio.create_task(bus.apublish(Paid(1)))
+            await meanwhile.until_it_is_asked_for()
+            assert [] == meanwhile.calls
+            meanwhile.is_over()
+            await asyncio.wait_for(task, PATIENCE)
+            await bus.apublish(Paid(2))
+            assert (await bus.adrain(PATIENCE)).ok
+        return meanwhile
+
+    def refuse(*given: object, **options: object) -> None:
+        raise AssertionError("it has stopped the loop")
+
+    monkeypatch.setattr(type(keys), "claim", refuse)
+    meanwhile = asyncio.run(publish_both())
+    assert ([1, 2], [1]) == (meanwhile.reads, meanwhile.calls)
+    assert 1 == bus.stats().subscriptions["pay"].duplicate
+
+
+@every_delivery
+def test_a_handler_with_a_key_waits_for_its_holder(bus: EventBus, delivery: Any) -> None:
+    """
+    While another publish is at work on it, and takes the key over when that has failed.
+    """
+    calls, first = list[str](), asyncio.Event()
+
+    async def handle(paid: Paid) -> None:
+        calls.append(f"begin {paid.number}")
+        if paid.number == 1:
+            first.set()
+            await a_while()
+            raise ValueError("no")
+        calls.append(f"end {paid.number}")
+
+    async def publish_both() -> None:
+        async with bus:
+            task = asyncio.create_task(bus.apublish(Paid(1)))
+            await first.wait()
+            await bus.apublish(Paid(2))
+            await task
+            assert (await bus.adrain(PATIENCE)).ok
+
+    mode = delivery if isinstance(delivery, Inline) else attrs.evolve(delivery, workers=2)
+    bus.subscribe(Paid, handle, name="pay", delivery=mode, idempotency_key=lambda _: "k")
+    asyncio.run(publish_both())
+    assert ["begin 1", "begin 2", "end 2"] == calls
+
+
+@pytest.mark.parametrize("delivery", [Queued(), Durable()], ids=["queued", "durable"])
+def test_a_key_that_cannot_be_asked_for_is_asked_for_again(
+    bus: EventBus, delivery: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    That the file is out of reach for a moment is no failure of the handler.
+    """
+    keys: Any = bus._furniture.idempotency
+    aclaim, outages, calls = keys.aclaim, [StoreError("outage")], list[int]()
+
+    async def ask(*given: Any, **options: Any) -> Any:
+        if outages:
+            raise outages.pop()
+        return await aclaim(*given, **options)
+
+    async def handle(paid: Paid) -> None:
+        calls.append(paid.number)
+
+    async def publish() -> None:
+        async with bus:
+            await bus.apublish(Paid(1))
+            assert (await bus.adrain(PATIENCE)).ok
+            assert [] == list(bus.dead_letters)
+
+    monkeypatch.setattr(type(keys), "aclaim", staticmethod(ask))
+    bus.subscribe(Paid, handle, name="pay", delivery=delivery, idempotency_key=lambda _: "k")
+    asyncio.run(publish())
+    assert [1] == calls
+
+
+@pytest.mark.parametrize("delivery", [Queued(), Durable()], ids=["queued", "durable"])
+def test_a_key_that_cannot_be_read_is_read_once(bus: EventBus, delivery: Any) -> None:
+    """
+    Its event is a dead letter, and its handler is not called.
+    """
+    reads = list[int]()
+
+    def key_of(paid: Paid) -> str:
+        reads.append(paid.number)
+        raise ValueError("no key")
+
+    async def handle(paid: Paid) -> None:
+        raise AssertionError
+
+    async def publish() -> None:
+        async with bus:
+            await bus.apublish(Paid(1))
+            await bus.adrain(PATIENCE)
+            [letter] = bus.dead_letters
+            assert ("no key", 0) == (letter.failures[-1].message, letter.attempts)
+
+    bus.subscribe(Paid, handle, name="pay", delivery=delivery, idempotency_key=key_of)
+    asyncio.run(publish())
+    assert [1] == reads
+
+
+def test_a_key_is_free_again_whose_handler_is_not_called_any_more(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Its owner goes while the key is being claimed: the next holder gets it.
+    """
+    keys: Any = bus._furniture.idempotency
+    freed, release = asyncio.Event(), keys.release_later
+
+    def free(claim: Any) -> None:
+        release(claim)
+        freed.set()
+
+    class Owner:
+        async def handle(self, paid: Paid) -> None:
+            calls.append(paid.number)
+
+    async def publish() -> None:
+        meanwhile, owner = Meanwhile(bus), Owner()
+        key = meanwhile.key_of
+        bus.subscribe(
+            Paid, owner.handle, name="pay", delivery=Queued(), weak=True, idempotency_key=key
+        )
+        async with bus:
+            await bus.apublish(Paid(1))
+            await meanwhile.until_it_is_asked_for()
+            del owner
+            gc.collect()
+            meanwhile.is_over()
+            await asyncio.wait_for(freed.wait(), PATIENCE)
+            claim = await keys.aclaim("pay", "k", source=SOURCE, now=time.monotonic())
+            assert "granted" == claim.state
+
+    calls = list[int]()
+    monkeypatch.setattr(type(keys), "release_later", staticmethod(free))
+    asyncio.run(publish())
+    assert [] == calls
 
 
 def test_a_durable_handler_has_its_key_recorded_without_a_wait(bus: EventBus) -> None:
