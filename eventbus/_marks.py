@@ -73,7 +73,7 @@ def on(**options: Unpack[SubscriptionOptions[Any]]) -> Callable[[F], F]: ...
 def on(handler: F, /) -> F: ...
 
 
-def on(target: Any = None, /, **options: Any) -> Any:
+def on(target: Any = None, /, *others: Any, **options: Any) -> Any:
     """
     Mark a function or method as a handler, for `EventBus.include`.
 
@@ -106,16 +106,21 @@ def on(target: Any = None, /, **options: Any) -> Any:
             ) from error
         return handler
 
-    return mark(target) if is_bare(target, options) else mark
+    return mark(target) if is_bare(target, others, options) else mark
 
 
-def is_bare(target: object, options: dict[str, Any]) -> bool:
+def is_bare(target: object, others: tuple[object, ...], options: dict[str, Any]) -> bool:
     """
     Tell a handler, in ``@on`` without parentheses, from an event class.
 
     Raises:
-        HandlerSignatureError: It is neither, or a handler with options.
+        HandlerSignatureError: It is neither, or a handler with options, or not the only one.
     """
+    if others:
+        raise HandlerSignatureError(
+            f"on() takes one event class, and {1 + len(others)} are given. For several, give the "
+            f"union of them: @bus.on(OrderPlaced | OrderPaid)."
+        )
     if target is None or event_types_of(target) is not None:
         return False
     if not callable(target) and not isinstance(target, classmethod):

@@ -64,16 +64,9 @@ class Registry:
                         self._abstract[event_type] = None
                 self.changed(subscription)
                 return
-        handler = first.handler
-        cure = (
-            "For another instance, subscribe its method with a name of its own, name=."
-            if isinstance(handler, types.MethodType)
-            else "Give the new one a name of its own with name=, or subscribe one handler to "
-            "several events at once with a union: A | B."
-        )
         raise DuplicateNameError(
-            f"a subscription named {first.name!r} exists: {handler!r} for "
-            f"{spelled(first.event_types)}. {cure}",
+            f"a subscription named {first.name!r} exists: {first.handler!r} for "
+            f"{spelled(first.event_types)}. {_cure(first, subscription)}",
             name=first.name,
             first=first,
         )
@@ -129,3 +122,23 @@ class Registry:
             for each in (*mro, *virtual):
                 found.update(list(self._by_type.get(each, ())))
         return tuple(sorted(found, key=lambda each: (-each.options.priority, each.sequence)))
+
+
+def _cure(first: Subscription, second: Subscription) -> str:
+    """
+    Return what to do about a name that is taken.
+    """
+    handler, other = first.handler, second.handler
+    is_method = isinstance(handler, types.MethodType)
+    is_same = handler == other if is_method else handler is other
+    if is_same and first.event_types == second.event_types:
+        return (
+            "It is this very handler: perhaps what it stands in is included, or run, twice. If it "
+            "is to be called twice, give it another name with name=."
+        )
+    if is_method:
+        return "For another instance, subscribe its method with a name of its own, name=."
+    return (
+        "Give the new one a name of its own with name=, or subscribe one handler to several "
+        "events at once with a union: A | B."
+    )

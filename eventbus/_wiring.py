@@ -156,7 +156,7 @@ class Wiring(Replaceable):
     @overload
     def on(self, handler: F, /) -> F: ...
 
-    def on(self, target: Any = None, /, **options: Any) -> Any:
+    def on(self, target: Any = None, /, *others: Any, **options: Any) -> Any:
         """
         Subscribe the decorated function, and return it unchanged.
 
@@ -175,7 +175,7 @@ class Wiring(Replaceable):
             self._subscribe(None if target is handler else target, handler, options)
             return handler
 
-        return decorate(target) if is_bare(target, options) else decorate
+        return decorate(target) if is_bare(target, others, options) else decorate
 
     @overload
     def subscribe(

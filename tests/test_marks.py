@@ -461,6 +461,26 @@ def test_all_is_included_or_nothing(
     assert 1 == publish(bus, OrderPlaced()).delivered
 
 
+def test_what_is_included_twice_is_told_so():
+    """
+    The error speaks of the same handler, function or method, and not of another one.
+    """
+    bus, warehouse = EventBus(), Warehouse()
+    for holder in (send_invoice, warehouse):
+        bus.include(holder)
+        with pytest.raises(DuplicateNameError, match=r"this very handler: .* included, or run"):
+            bus.include(holder)
+
+
+@pytest.mark.parametrize("mark", [on, EventBus().on])
+def test_several_events_are_given_as_a_union(mark: Any):
+    """
+    Two classes side by side are refused by an error that shows how it is written.
+    """
+    with pytest.raises(HandlerSignatureError, match=r"2 are given.*OrderPlaced \| OrderPaid"):
+        mark(OrderPlaced, OrderPlaced)
+
+
 def test_including_returns_what_it_made():
     """
     The subscriptions of all holders come back in one tuple, to be cancelled together.
