@@ -420,18 +420,22 @@ def test_a_key_that_cannot_be_read_is_read_once(bus: EventBus, delivery: Any) ->
     assert [1] == reads
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["granted", "out of reach"])
 def test_a_key_is_free_again_whose_handler_is_not_called_any_more(
-    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
     """
     Its owner goes while the key is being claimed: the next holder gets it.
     """
     keys: Any = bus._furniture.idempotency
-    freed, release = asyncio.Event(), keys.release_later
+    aclaim, calls = keys.aclaim, list[int]()
 
-    def free(claim: Any) -> None:
-        release(claim)
-        freed.set()
+    async def ask(*given: Any, **options: Any) -> Any:
+        claim = await aclaim(*given, **options)
+        if fails:
+            keys.release_later(claim)
+            raise StoreError("outage")
+        return claim
 
     class Owner:
         async def handle(self, paid: Paid) -> None:
@@ -439,22 +443,19 @@ def test_a_key_is_free_again_whose_handler_is_not_called_any_more(
 
     async def publish() -> None:
         meanwhile, owner = Meanwhile(bus), Owner()
-        key = meanwhile.key_of
-        bus.subscribe(
-            Paid, owner.handle, name="pay", delivery=Queued(), weak=True, idempotency_key=key
-        )
+        mode, key = Queued(), meanwhile.key_of
+        bus.subscribe(Paid, owner.handle, name="pay", delivery=mode, weak=True, idempotency_key=key)
         async with bus:
             await bus.apublish(Paid(1))
             await meanwhile.until_it_is_asked_for()
             del owner
             gc.collect()
             meanwhile.is_over()
-            await asyncio.wait_for(freed.wait(), PATIENCE)
-            claim = await keys.aclaim("pay", "k", source=SOURCE, now=time.monotonic())
+            await bus.adrain(PATIENCE)
+            claim = await aclaim("pay", "k", source=SOURCE, now=time.monotonic())
             assert "granted" == claim.state
 
-    calls = list[int]()
-    monkeypatch.setattr(type(keys), "release_later", staticmethod(free))
+    monkeypatch.setattr(type(keys), "aclaim", staticmethod(ask))
     asyncio.run(publish())
     assert [] == calls
 
