@@ -50,6 +50,7 @@ class LoopThread:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._owner_pid = 0
+        self._ident: int | None = None
         self._under_way = 0
         self._waiting: list[Call] = []
         self._finalizer: weakref.finalize[..., LoopThread] | None = None
@@ -94,6 +95,13 @@ class LoopThread:
         Whether somebody waits in `run`.
         """
         return self._under_way > 0
+
+    @property
+    def is_here(self) -> bool:
+        """
+        Whether this is that thread: it cannot be waited for here.
+        """
+        return self._ident == threading.get_ident()
 
     def when_idle(self, call: Call) -> Call:
         """
@@ -183,6 +191,7 @@ class LoopThread:
                 stop()
                 raise
             self._loop, self._owner_pid, self._finalizer = loop, os.getpid(), stop
+            self._ident = thread.ident
         return self._loop
 
 

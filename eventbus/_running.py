@@ -247,7 +247,8 @@ class Running(Storing):
                 if (yield worker.end.tell, max(0.0, patience - monotonic())):
                     worker.join()
             if aside:
-                yield partial(_aside, self._furniture.loop_thread.close), None
+                if not self._furniture.loop_thread.is_here:  # else it ends when its handler has
+                    yield partial(_aside, self._furniture.loop_thread.close), None
                 yield partial(_aside, self._put_away), None
         finally:
             self._end(ending)
