@@ -36,8 +36,8 @@ class Claims(Verdict):
         Read the trial's key, once.
         """
         if not trial.is_keyed:
-            trial.is_keyed = True
             trial.key = self.key_of(event)
+            trial.is_keyed = True
 
     def ask(self, trial: Trial, claim: Callable[..., T]) -> T:
         """

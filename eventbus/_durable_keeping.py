@@ -121,7 +121,7 @@ class DurableDelivery(QueuedDelivery):
 
     def _admitted(self, job: Job, worker: Worker) -> Trial | Later | None:
         entry, consumer = _entry(job.receipt), self.consumer
-        if not consumer.hands_out:
+        if not (consumer.hands_out and consumer.knows(entry)):
             consumer.back(entry)
             return None
         if consumer.holds_back(entry):

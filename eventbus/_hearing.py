@@ -232,6 +232,12 @@ class Hearing:
         """
         return self.state == "consuming" and not self.is_closing
 
+    def knows(self, entry: Entry) -> bool:
+        """
+        Whether an entry was handed out since it consumes: else somebody may have it anew.
+        """
+        return entry.epoch == self._epoch
+
     def wait_for(self, entry: Entry) -> float:
         """
         Return how long an entry's next attempt has to wait, in seconds.
@@ -243,7 +249,7 @@ class Hearing:
         heard = bool(self._told)
         while self._told:
             what, entry, details = self._told.popleft()
-            if entry.epoch == self._epoch:  # else it is somebody else's by now
+            if self.knows(entry):  # else it is somebody else's by now
                 what(entry, *details)
         return heard
 

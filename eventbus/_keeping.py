@@ -11,7 +11,6 @@ is in the stats, the dead letters and the log, and observers are told.
 from __future__ import annotations
 
 import math
-import sys
 from functools import partial
 from inspect import isawaitable
 from types import CoroutineType
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from eventbus._abort import as_failure, concerns_caller, is_cancellation
+from eventbus._begun import Begun, waiting
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
@@ -41,7 +41,7 @@ from eventbus.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Generator
+    from collections.abc import Callable, Coroutine
 
     from eventbus.idempotency import Claim
 
@@ -165,12 +165,12 @@ class QueuedDelivery(Delivery):
             acall = self._acall
             result = acall(job.event)
             if type(result) is not CoroutineType:
-                result = _waiting(result) if isawaitable(result) else None
+                result = waiting(result) if isawaitable(result) else None
             if result is not None:
                 # A loop that takes one step at most: it is told of the end without an exception.
                 steps: Any = _steps_of(result)
                 for waits_for in steps:
-                    return self._awaited(_Begun(steps, waits_for), trial, began, job, worker)
+                    return self._awaited(Begun(steps, waits_for), trial, began, job, worker)
         except BaseException as error:
             if self._is_for_others(error, trial, worker):
                 raise
@@ -197,7 +197,7 @@ class QueuedDelivery(Delivery):
         return rest if rest is None or isinstance(rest, Later) else await rest
 
     async def _awaited(
-        self, rest: _Begun, trial: Trial | None, began: float, job: Job, worker: Worker
+        self, rest: Begun, trial: Trial | None, began: float, job: Job, worker: Worker
     ) -> Later | None:
         """
         Await the rest of what a handler returned.
@@ -251,10 +251,12 @@ class QueuedDelivery(Delivery):
         # Where its outcome is not known in the end, it is handed out again with its key.
         self.queue.amend(worker, job._replace(trial=trial))
         try:
-            self.read_key(trial, job.event)
+            if trial.asked is None:
+                self.read_key(trial, job.event)
             claim = self.contested(trial)
         except Exception as error:
-            if isinstance(error, _OUT_OF_REACH) and not isinstance(error, StoreClosedError):
+            is_out_of_reach = trial.is_keyed and isinstance(error, _OUT_OF_REACH)
+            if is_out_of_reach and not isinstance(error, StoreClosedError):
                 return self._asks_again(trial, error)
             trial.number = 0
             if self.queue.seize(worker):
@@ -346,55 +348,3 @@ class QueuedDelivery(Delivery):
             self.let_go(trial)
         free_key(job.receipt)
         write_off(self.furniture, self.name, trial, reason)
-
-
-class _Begun:
-    """
-    The rest of a coroutine that was begun already, and waits for something.
-
-    It knows of which cancellations of its task it has asked itself, in a step of its own:
-    no one else wants the task to end by them.
-
-    Attributes:
-        is_left: It is closed by whoever has left it behind, and has not ended by itself.
-    """
-
-    __slots__ = ("_own", "_steps", "_task", "_waits_for", "is_left")
-
-    def __init__(self, steps: Any, waits_for: object) -> None:
-        self.is_left = False
-        self._steps = steps
-        self._waits_for = waits_for
-        self._task: Any = sys.modules["asyncio"].current_task()
-        # The worker that has begun it would be gone if anybody else had asked before.
-        self._own: int = self._task.cancelling()
-
-    def uncancel(self) -> None:
-        """
-        Take back the cancellations that it has asked for.
-        """
-        while self._own > 0:
-            self._own -= 1
-            self._task.uncancel()
-
-    def __await__(self) -> Generator[Any, Any, object]:
-        waits_for, cancelling = self._waits_for, self._task.cancelling
-        while True:
-            try:
-                answer = yield waits_for
-            except BaseException as error:
-                self.is_left = isinstance(error, GeneratorExit)
-                step, argument = self._steps.throw, error
-            else:
-                step, argument = self._steps.send, answer
-            before = cancelling()
-            try:
-                waits_for = step(argument)
-            except StopIteration as end:
-                return end.value
-            finally:
-                self._own = max(0, self._own + cancelling() - before)
-
-
-async def _waiting(result: Awaitable[object]) -> None:
-    await result

@@ -108,6 +108,7 @@ FLOORS = {
     "event_log": 1,
     "idempotency": 1,
     "instrumentation": 1,
+    "_begun": 0,
     "_clock": 0,
     "_envelope": 0,
     "_logger": 0,

@@ -36,6 +36,7 @@ from eventbus import (
     event,
     fixed,
 )
+from eventbus._job import Worker
 from eventbus.codec import upcast
 from eventbus.event_log import Record
 from eventbus.idempotency import Claim
@@ -764,6 +765,28 @@ def test_a_key_that_was_claimed_before_a_crash_is_not_waited_for(shop: Shop) -> 
     shop.bus.settle()
     assert [1, 1] == shop.numbers()
     assert 1 == shop.bus.stats().subscriptions["shop"].duplicate
+
+
+def test_what_was_handed_out_under_a_lease_that_is_lost_is_not_begun_any_more(shop: Shop) -> None:
+    """
+    Though the lease has come back meanwhile: it is handed out anew, and called once.
+    """
+    shop.handle()
+    shop.place(1)
+    consumers = shop.bus._consumers
+    assert consumers is not None
+    [(_, consumer)] = consumers.items()
+    queue, worker = consumer.queue, Worker()
+    while not queue.ready:
+        assert consumer.turn()
+    stale = queue.turn(worker)
+    assert stale is not None
+    consumer._open()
+    assert queue.keeper.perform(stale, worker) is None
+    assert queue.turn(worker) is None
+    assert [] == shop.numbers()
+    shop.bus.settle()
+    assert [1] == shop.numbers()
 
 
 def test_a_subscription_may_stop_at_a_dead_letter(shop: Shop) -> None:

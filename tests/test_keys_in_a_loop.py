@@ -394,18 +394,25 @@ def test_a_key_that_cannot_be_asked_for_is_asked_for_again(
     assert [1] == calls
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("error", [ValueError("no key"), ConnectionError("no key")], ids=repr)
 @pytest.mark.parametrize("delivery", [Queued(), Durable()], ids=["queued", "durable"])
-def test_a_key_that_cannot_be_read_is_read_once(bus: EventBus, delivery: Any) -> None:
+def test_a_key_that_cannot_be_read_is_read_once(
+    bus: EventBus, delivery: Any, error: Exception, is_async: bool
+) -> None:
     """
-    Its event is a dead letter, and its handler is not called.
+    Its event is a dead letter, and its handler is not called; whatever its key has raised.
     """
     reads = list[int]()
 
     def key_of(paid: Paid) -> str:
         reads.append(paid.number)
-        raise ValueError("no key")
+        raise error
 
-    async def handle(paid: Paid) -> None:
+    async def ahandle(paid: Paid) -> None:
+        raise AssertionError
+
+    def handle(paid: Paid) -> None:
         raise AssertionError
 
     async def publish() -> None:
@@ -415,7 +422,8 @@ def test_a_key_that_cannot_be_read_is_read_once(bus: EventBus, delivery: Any) ->
             [letter] = bus.dead_letters
             assert ("no key", 0) == (letter.failures[-1].message, letter.attempts)
 
-    bus.subscribe(Paid, handle, name="pay", delivery=delivery, idempotency_key=key_of)
+    handler: Any = ahandle if is_async else handle
+    bus.subscribe(Paid, handler, name="pay", delivery=delivery, idempotency_key=key_of)
     asyncio.run(publish())
     assert [1] == reads
 
