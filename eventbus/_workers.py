@@ -201,7 +201,12 @@ def start_task(queue: Queue, home: Home) -> None:
         if not worker.is_dismissed:
             # The worker holds its task, and the queue the worker.
             serve = _aserve(queue, worker)
-            worker.who = loop.create_task(serve, name=queue.name, context=Context())
+            task = worker.who = loop.create_task(serve, name=queue.name, context=Context())
+            task.add_done_callback(end)
+
+    def end(_: object) -> None:
+        if not worker.end.is_over:  # it was cancelled before its first step
+            _end(queue, worker)
 
     def settle(loop: asyncio.AbstractEventLoop) -> None:
         worker.loop, worker.is_lost = loop, loop.is_closed
@@ -217,12 +222,16 @@ async def _aserve(queue: Queue, worker: Worker) -> None:
     try:
         await awork_off(queue, worker)
     finally:
-        if not worker.is_dismissed:
-            # Cancelled, as by the end of `asyncio.run`: what it had in hand is not
-            # acknowledged, and is handed out again, when this loop may be over.
-            queue.bereave(worker, revives=False)
-            queue.revive_soon()
-        worker.end.has_come()
+        _end(queue, worker)
+
+
+def _end(queue: Queue, worker: Worker) -> None:
+    if not worker.is_dismissed:
+        # Cancelled, as by the end of `asyncio.run`: what it had in hand is not
+        # acknowledged, and is handed out again, when this loop may be over.
+        queue.bereave(worker, revives=False)
+        queue.revive_soon()
+    worker.end.has_come()
 
 
 async def awork_off(queue: Queue, worker: Worker) -> None:

@@ -782,7 +782,7 @@ def test_what_was_handed_out_under_a_lease_that_is_lost_is_not_begun_any_more(sh
     stale = queue.turn(worker)
     assert stale is not None
     consumer._open()
-    assert queue.keeper.perform(stale, worker) is None
+    assert stale.context.run(queue.keeper.perform, stale, worker) is None
     assert queue.turn(worker) is None
     assert [] == shop.numbers()
     shop.bus.settle()

@@ -532,6 +532,32 @@ def test_the_end_of_a_loop_gives_the_job_back(bus: EventBus):
     assert [threading.current_thread().name, "eventbus-loop"] == names
 
 
+@pytest.mark.parametrize("goes_on", [True, False], ids=["goes on", "ends"])
+def test_a_worker_that_is_cancelled_before_its_first_step_is_replaced(bus: EventBus, goes_on: bool):
+    """
+    Its loop goes on, or ends in that moment: no event is left, and the next ones are handled.
+    """
+    handled: list[int] = []
+
+    @bus.on(Read, delivery=Queued())
+    async def handle(read: Read) -> None:
+        handled.append(read.number)
+
+    async def cancel_all() -> None:
+        bus.start()
+        bus.publish(Read(1))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        if goes_on:
+            bus.publish(Read(2))
+            assert (await bus.adrain(PATIENCE)).ok
+
+    run(cancel_all)
+    bus.publish(Read(3))
+    assert bus.drain(PATIENCE).ok
+    assert [1, 2, 3][:: 1 if goes_on else 2] == handled
+
+
 def test_a_handler_that_swallows_the_cancellation(bus: EventBus):
     """
     A worker whose handler goes on although its task was cancelled takes no other job there.
