@@ -370,17 +370,26 @@ class Books:
             entry.number = advance.attempts[entry.offset]
             entry.is_pending = entry.is_begun = True
             self.in_hand[entry.offset] = entry
-        free = [(entry, letter) for entry, letter in self._hold if entry.offset not in advance.held]
+        free = [each for each in self._hold if each[0].offset not in advance.held]
         self._done, self._untried, self._retry, self._waiting = [], [], [], []
         self._handled = []
         self._dead, self._next_dead = self._next_dead, []
         self._hold, self._next_hold = self._next_hold, []
-        self._take_up([entry for entry, _ in free])
-        # The letters that held their keys are gone.
-        self.dead_keys -= {letter.record.key for _, letter in free} - self.keys_in_hand()
+        self._take_up(free)
         return begun
 
-    def _take_up(self, entries: Sequence[Entry]) -> None:
+    def _take_up(self, free: Iterable[tuple[Entry, KeptLetter]]) -> None:
+        """
+        Let go on what was to be kept, but the letters that held its keys are gone.
+        """
+        freed = {letter.record.key for _, letter in free}
+        freed -= {letter.record.key for letter in self._dead if letter.holds_key}
+        freed -= self.keys_in_hand()
+        # What comes after it, and was to be kept with the step after, goes on behind it.
+        late = [each for each in self._hold if each[1].record.key in freed]
+        self._hold = [each for each in self._hold if each[1].record.key not in freed]
+        entries = [entry for entry, _ in (*free, *late)]
         for entry in entries:
             self._take_back(entry)
         self._wait_again(sorted(entries, key=attrgetter("offset")))
+        self.dead_keys -= freed

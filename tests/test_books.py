@@ -152,6 +152,38 @@ def test_what_is_held_behind_no_letter_waits_for_what_comes_after_it() -> None:
     assert [1, 2, 3] == begun(books)
 
 
+def test_what_was_to_be_held_later_goes_on_behind_what_is_held_no_more() -> None:
+    """
+    Though the store has not heard of it when the key is free.
+    """
+    first, later = keyed(1), [keyed(2), keyed(3)]
+    for entry in later:
+        entry.is_pending = False
+    books = Books(pending=[first], dead_keys=["K"])
+    for entry in [books.next(), *later]:
+        assert entry is not None
+        books.hold(entry, letter(entry.offset))
+    assert ["1"] == [each.id for each in books.step().hold]
+    books.written(Advance({}))
+    assert (set(), ()) == (books.dead_keys, books.step().hold)
+    assert [1, 2, 3] == begun(books)
+
+
+def test_a_key_stays_closed_for_a_letter_that_is_on_its_way() -> None:
+    """
+    Though those that held it before are gone.
+    """
+    first, second = keyed(1), keyed(2)
+    second.is_pending = False
+    books = Books(pending=[first], dead_keys=["K"])
+    assert first is books.next()
+    books.hold(first, letter(1))
+    books.dead(second, letter(2))
+    books.written(Advance({}))
+    assert {"K"} == books.dead_keys
+    assert ["2"] == [each.id for each in books.step().dead]
+
+
 def test_what_is_taken_back_from_its_sleep_is_not_kept_waiting_by_itself() -> None:
     """
     Nor is what waited behind it, which comes after it again.

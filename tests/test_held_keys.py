@@ -11,15 +11,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
-from eventbus import Durable, event
+from eventbus import Durable, EventBus, event
 from eventbus._owner import owner
 from eventbus.memory import MemoryStore
+from eventbus.progress import Advance, Lease, Step
 from eventbus.sqlite import SQLiteStore
 from eventbus.sqlite._database import Database
 from eventbus.store import Store
 from eventbus.testing import TestBus
+
+PATIENCE = 20.0  # seconds, real ones: what takes longer has failed
 
 HOLD = Durable(start="origin", on_dead_letter="hold_key", lease=3600.0)
 
@@ -231,6 +235,43 @@ def test_another_process_may_set_a_key_free(tmp_path: Path) -> None:
         shop.bus.publish(Placed(4, "K-0001"))
         shop.bus.settle()
         assert [2, 4] == shop.numbers
+
+
+def test_a_key_that_is_set_free_while_more_is_to_be_held_keeps_its_order(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    The letter goes in the moment in which one event is held, and others are about to be.
+    """
+    numbers, did, advance = list[int](), list[str](), store.progress.advance
+    two = attrs.evolve(HOLD, workers=2)
+    monkeypatch.setattr("eventbus._filling._QUICK", 0.0)  # it begins two at once, never more
+    with EventBus(store=store, errors="collect") as bus:
+
+        @bus.on(Placed, name="shop", delivery=two)
+        def note(placed: Placed) -> None:
+            if placed.number == 0:
+                raise ValueError
+            if placed.key == "K":
+                numbers.append(placed.number)
+
+        def meanwhile(lease: Lease, step: Step) -> Advance:
+            if step.hold and "gone" not in did:
+                did.append("gone")
+                bus.dead_letters.discard()
+            came = advance(lease, step)
+            if step.waiting and "more" not in did:
+                did.append("more")
+                others = [Placed(5, "other"), Placed(6, "another")]
+                bus.publish_many([Placed(2), Placed(3), *others, Placed(4)])
+            return came
+
+        bus.publish(Placed(0))
+        assert bus.drain(PATIENCE).ok
+        monkeypatch.setattr(store.progress, "advance", meanwhile)
+        bus.publish(Placed(1))
+        assert bus.drain(PATIENCE).ok
+    assert (["more", "gone"], [1, 2, 3, 4]) == (did, numbers)
 
 
 def test_what_is_redriven_elsewhere_keeps_no_other_key_waiting(store: Store) -> None:
