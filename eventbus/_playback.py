@@ -27,6 +27,9 @@ __all__ = ["ReplayOptions", "Replayed", "Run", "Sieve", "bounds", "untold"]
 
 Unreadable = Literal["quarantine", "skip", "raise"]
 
+_PAGE = 100  # letters read at once
+_BEYOND = 2**63 - 1  # no log has such an offset, and a store can still be asked about it
+
 
 class ReplayOptions(TypedDict, total=False):
     """
@@ -62,8 +65,11 @@ def bounds(
     """
     Return the offset to read after and the last one to read, both as of now.
     """
-    after = log.offset_before(from_) if isinstance(from_, datetime) else max(0, from_ - 1)
     last = log.last_offset()
+    if isinstance(from_, datetime):
+        after = log.offset_before(from_)
+    else:
+        after = min(max(0, from_ - 1), _BEYOND)
     if until is not None:
         last = min(last, log.offset_before(until) if isinstance(until, datetime) else until)
     return after, max(after, last)
@@ -139,6 +145,7 @@ class Run:
         after, last = bounds(store.log, options.get("from_", 0), options.get("until"))
         self._after, self._last = after, last if taken is None else max(after, min(last, taken))
         self._offset = self._after
+        self._kept: set[str] | None = None  # looked for once there is something to keep
 
     def __iter__(self) -> Iterator[Envelope[Any]]:
         reset = self._options.get("reset")
@@ -187,9 +194,11 @@ class Run:
 
     def _quarantine(self, record: Record, error: Exception) -> None:
         letters = self._store.letters
-        same = Selection(subscription=self._subscription, names=[record.name], key=record.key)
-        if any(each.record.id == record.id for each in letters.query(same)):
+        if self._kept is None:
+            self._kept = set(self._letters_there_are())
+        if record.id in self._kept:
             return
+        self._kept.add(record.id)
         now = datetime.fromtimestamp(self._clock.time(), UTC)
         told = story(0, error, now)
         facts = {name: getattr(told, name) for name in ("number", "error_type", "message")}
@@ -206,6 +215,15 @@ class Run:
                 last_failure=now,
             )
         )
+
+    def _letters_there_are(self) -> Iterator[str]:
+        """
+        Yield the ids of events of which there are letters already.
+        """
+        place, selection = 0, Selection(subscription=self._subscription)
+        while page := self._store.letters.query(selection, limit=_PAGE, after=place):
+            yield from (each.record.id for each in page)
+            place = page[-1].place
 
     def note(self, error: BaseException, envelope: Envelope[Any]) -> None:
         """

@@ -7,7 +7,7 @@ had. What follows from an attempt is decided where it always is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Unpack, cast
 
@@ -28,6 +28,7 @@ from eventbus.errors import (
     DeadLetterBusyError,
     DeadLetterNotFoundError,
     DecodeError,
+    EventBusError,
     StoreCorruptError,
     SubscriptionNotFoundError,
 )
@@ -90,7 +91,8 @@ class Redriving(Running):
         Raises:
             SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
         """
-        batch = self._stand_in()._batch_of(filters)
+        stand_in = self._stand_in()
+        batch = stand_in._batch_of(stand_in.dead_letters.query(**filters))
         for letter in batch:
             with batch.passing_by():
                 batch.came_of(self._redrive(letter, batch.claimant))
@@ -100,11 +102,36 @@ class Redriving(Running):
         """
         Redrive each dead letter that matches *filters*; see `redrive_all`.
         """
-        batch = self._stand_in()._batch_of(filters)
+        stand_in = self._stand_in()
+        batch = stand_in._batch_of(stand_in.dead_letters.query(**filters))
         for letter in batch:
             with batch.passing_by():
                 batch.came_of(await self._aredrive(letter, batch.claimant))
         return batch.receipts
+
+    def _redrive_each(self, ids: Iterable[str]) -> Iterator[tuple[str, Receipt | EventBusError]]:
+        """
+        Redrive some letters, in this order, and yield what came of each.
+
+        Those are left out that wait behind one of their key that failed.
+        """
+        letters = list[DeadLetter]()
+        for id in ids:
+            try:
+                letters.append(self.dead_letters.get(id))
+            except DeadLetterNotFoundError as error:
+                yield id, error
+        for letter in (batch := self._batch_of(letters)):
+            came: Receipt | EventBusError
+            with batch.passing_by():
+                try:
+                    batch.came_of(came := self._redrive(letter, batch.claimant))
+                except DeadLetterNotFoundError as error:
+                    came = error
+                    raise
+                except EventBusError as error:
+                    came = error
+            yield letter.id, came
 
     def _redrive(self, letter: DeadLetter | str, claimant: str | None) -> Receipt:
         if (stand_in := self._stand_in()) is not self:
@@ -133,9 +160,9 @@ class Redriving(Running):
                 await self._aremove(found)
         return receipt
 
-    def _batch_of(self, filters: Filters) -> _Batch:
-        letters = [(each, self._held_by(each)) for each in self.dead_letters.query(**filters)]
-        return _Batch(letters, self._claim, self._claimant())
+    def _batch_of(self, letters: Iterable[DeadLetter]) -> _Batch:
+        held = [(each, self._held_by(each)) for each in letters]
+        return _Batch(held, self._claim, self._claimant())
 
     def _held_by(self, letter: DeadLetter) -> object:
         """

@@ -160,7 +160,7 @@ class Projection(Generic[P]):
         Raises:
             SubscriptionBusyError: Somebody else is bringing it on, here or elsewhere.
             ProjectionError: It would have to be built from a log whose beginning was pruned, or
-                has other tables in the file than its class makes.
+                go on behind what was pruned, or has other tables in the file than its class makes.
             Exception: What a method raises. Nothing of the event is kept.
         """
         with self._alone_in_turns() as advance:
@@ -272,10 +272,30 @@ class Projection(Generic[P]):
         if not self._is_sound:
             return self._build_in_memory()
         for record in self._store.log.read(after=self._offset):
+            if record.offset > self._offset + 1 and self._is_first(record):
+                self._refuse_hole(record)
+                return self._build_in_memory()
             self._is_sound = False
             self._fold(self._folder, record)
             self._offset, self._is_sound = record.offset, True
         return self._offset
+
+    def _is_first(self, record: Record) -> bool:
+        first = next(iter(self._store.log.read(limit=1)), None)
+        return first is not None and first.offset >= record.offset
+
+    def _refuse_hole(self, record: Record) -> None:
+        """
+        Refuse to go on behind what was pruned, unless a state made of the rest is meant.
+        """
+        if not self._is_partial:
+            raise ProjectionError(
+                f"{self.name} cannot go on: what came between offset {self._offset} and "
+                f"{record.offset} was pruned from the log before it was taken in. The state stays "
+                f"as it was. Let it catch up before the log is pruned, or keep it in tables "
+                f"(tables=), which prune() waits for",
+                projection=self.name,
+            )
 
     def _build_in_memory(self) -> int:
         self._check_whole()

@@ -13,20 +13,29 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import attrs
 import pytest
 
-from eventbus import EventBus, Failure, SubscriptionBusyError, SubscriptionNotFoundError
+from eventbus import (
+    Durable,
+    EventBus,
+    Failure,
+    SubscriptionBusyError,
+    SubscriptionNotFoundError,
+    event,
+)
 from eventbus._cli import main
 from eventbus._cli._arguments import parse
 from eventbus._cli._output import at
 from eventbus.event_log import Record
-from eventbus.kept_letters import KeptLetter
+from eventbus.kept_letters import KeptLetter, Selection
 from eventbus.progress import Handled, Retry, Step
 from eventbus.replay import Replayed
 from eventbus.sqlite import SQLiteStore
@@ -501,12 +510,29 @@ def test_a_payload_is_read_from_stdin(
     assert [{"id": "l1", "payload": "x"}] == objects(capsys)
 
 
-def test_a_payload_that_is_no_json_is_refused(path: str, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("payload", "said"),
+    [
+        (b"{order_id: 1}", "is no JSON"),
+        (b"", "is no JSON"),
+        (b"[" * 100_000, "is no JSON"),
+        (b'{"order_id": "\xff"}', "is no text in UTF-8"),
+    ],
+    ids=["bare name", "nothing", "nested", "bytes"],
+)
+def test_a_payload_that_is_no_json_is_refused(
+    path: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    payload: bytes,
+    said: str,
+):
     """
     It could never be read; nothing is changed.
     """
-    assert 2 == main([path, "dead", "edit", "l1", "--payload", "{order_id: 1}"])
-    assert "eventbus: --payload is no JSON" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(payload), encoding="utf-8"))
+    assert 2 == main([path, "dead", "edit", "l1", "--payload", "-"])
+    assert f"eventbus: --payload {said}" in capsys.readouterr().err
     with SQLiteStore(path, read_only=True) as store:
         assert store.letters.get("l1").edited is None
 
@@ -552,17 +578,22 @@ class App:
     Stands for an application's bus, as far as the command line knows one.
     """
 
-    store: Any = None
+    _store: Any
     told: list[Any] = attrs.field(factory=list)
     broken: tuple[str, ...] = ()
     unreadable: int = 0
 
-    def redrive(self, id: str) -> Any:
-        self.told.append(id)
-        if id == "l2":
-            raise SubscriptionNotFoundError("mailer is not subscribed here")
-        failures = [Failure("payment", ValueError("no"), 1)] if id in self.broken else []
-        return attrs.make_class("Receipt", ["failures"])(failures)
+    def _stand_in(self) -> App:
+        return self
+
+    def _redrive_each(self, ids: list[str]) -> Iterator[tuple[str, Any]]:
+        for id in ids:
+            self.told.append(id)
+            if id == "l2":
+                yield id, SubscriptionNotFoundError("mailer is not subscribed here")
+            else:
+                failures = [Failure("payment", ValueError("no"), 1)] if id in self.broken else []
+                yield id, attrs.make_class("Receipt", ["failures"])(failures)
 
     def replay(self, name: str, **options: Any) -> Replayed:
         self.told.append((name, options))
@@ -581,9 +612,9 @@ async def amake() -> None:
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> App:
+def app(monkeypatch: pytest.MonkeyPatch, path: str) -> App:
     module = ModuleType("shop_app")
-    module.bus = app = App()  # type: ignore[attr-defined]
+    module.bus = app = App(SimpleNamespace(path=path))  # type: ignore[attr-defined]
     module.make = lambda: app  # type: ignore[attr-defined]
     module.amake = amake  # type: ignore[attr-defined]
     module.holder = ModuleType("holder")  # type: ignore[attr-defined]
@@ -624,22 +655,6 @@ def test_a_redrive_that_fails_is_a_problem(path: str, capsys: pytest.CaptureFixt
         each["error"] for each in objects(capsys)
     ]
     assert ["l1", "l2", "closed"] == app.told
-
-
-def test_a_held_key_is_redriven_in_order(path: str, capsys: pytest.CaptureFixture[str], app: App):
-    """
-    What waits behind a letter that fails again is not delivered before it.
-    """
-    with SQLiteStore(path) as store:
-        (first,) = store.log.read(until=1)
-        for id in ("h1", "h2"):
-            store.letters.add(letter(id, first, subscription="held", holds_key=True))
-        store.letters.add(letter("h3", first, subscription="free"))
-    app.broken = ("h1", "h3")
-    asked = [path, "dead", "redrive", "h1", "h2", "h3", "--app", "shop_app:bus", "--json"]
-    assert 1 == main(asked)
-    assert ["failed", "held", "failed"] == [each["outcome"] for each in objects(capsys)]
-    assert ["h1", "h3", "closed"] == app.told
 
 
 APPLICATION = """
@@ -784,19 +799,90 @@ def test_an_application_that_is_none_is_refused(
     assert 1 == len(error.splitlines())
 
 
-def test_an_application_of_another_file_is_refused(
-    path: str, capsys: pytest.CaptureFixture[str], app: App, tmp_path: Path
+@event(name="shop.placed", key="order_id")
+class Placed:
+    order_id: str
+
+
+@pytest.fixture
+def real(path: str, monkeypatch: pytest.MonkeyPatch) -> EventBus:
+    """
+    An application that keeps orders in order, and fails on all it is told to.
+    """
+    module = ModuleType("real_app")
+    module.bus = bus = EventBus(store=SQLiteStore(path), errors="collect")  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "real_app", module)
+    return bus
+
+
+def test_a_held_key_is_redriven_in_order(
+    path: str, capsys: pytest.CaptureFixture[str], real: EventBus
 ):
     """
-    Letters of one store are not redriven into another one.
+    What waits behind a letter that fails again is not delivered before it.
     """
-    with SQLiteStore(tmp_path / "other.db") as store:
-        app.store = store
-        assert 2 == main([path, "dead", "redrive", "--all", "--app", "shop_app:bus"])
-    assert "keeps its events in" in capsys.readouterr().err
+    called = list[str]()
+
+    def ship(placed: Placed) -> None:
+        called.append(placed.order_id)
+        raise ValueError("no")
+
+    real.subscribe(Placed, ship, name="held", delivery=Durable(on_dead_letter="hold_key"))
+    real.subscribe(Placed, ship, name="free", delivery=Durable())
     with SQLiteStore(path) as store:
-        app.store = store
-        assert 0 == main([path, "dead", "redrive", "l1", "--app", "shop_app:bus"])
+        (first,) = store.log.read(until=1)
+        for id in ("h1", "h2"):
+            store.letters.add(letter(id, first, subscription="held", holds_key=True))
+        store.letters.add(letter("h3", first, subscription="free"))
+    asked = [path, "dead", "redrive", "h1", "h2", "h3", "--app", "real_app:bus", "--json"]
+    assert 1 == main(asked)
+    assert ["failed", "held", "failed"] == [each["outcome"] for each in objects(capsys)]
+    assert 2 == len(called)
+
+
+def test_a_letter_that_is_gone_meanwhile_is_no_problem(
+    path: str, capsys: pytest.CaptureFixture[str], real: EventBus
+):
+    """
+    Somebody else, the running application perhaps, was quicker: what waits behind it goes on.
+    """
+    with SQLiteStore(path) as store:
+        (first,) = store.log.read(until=1)
+        for id in ("h1", "h2", "h3"):
+            store.letters.add(letter(id, first, subscription="held", holds_key=True))
+
+        def ship(placed: Placed) -> None:
+            if store.letters.count(Selection(subscription="held")) == 3:
+                store.letters.remove("h2")
+
+        real.subscribe(Placed, ship, name="held", delivery=Durable(on_dead_letter="hold_key"))
+        asked = [path, "dead", "redrive", "h1", "h2", "h3", "--app", "real_app:bus", "--json"]
+        assert 0 == main(asked)
+        assert ["delivered", "gone", "delivered"] == [each["outcome"] for each in objects(capsys)]
+        assert 0 == store.letters.count(Selection(subscription="held"))
+
+
+@pytest.mark.parametrize("place", ["other.db", None])
+def test_an_application_of_another_file_is_refused(
+    path: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    place: str | None,
+):
+    """
+    Letters of one store are not redriven into another one, nor events of another one replayed.
+    """
+    other = None if place is None else SQLiteStore(tmp_path / place)
+    module = ModuleType("other_app")
+    module.bus = bus = EventBus(store=other)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "other_app", module)
+    bus.subscribe(Placed, lambda placed: None, name="payment")
+    for command in (["dead", "redrive", "--all"], ["replay", "payment"]):
+        assert 2 == main([path, *command, "--app", "other_app:bus"])
+        said = f"keeps its events in {tmp_path / place if place else 'no file'}, not in {path}"
+        assert said in capsys.readouterr().err
+    assert bus.is_closed
 
 
 # -- what is refused -------------------------------------------------------------------------
@@ -811,6 +897,22 @@ def test_a_file_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.Cap
         assert 2 == main([missing, *command])
         assert f"eventbus: there is no file {missing}\n" == capsys.readouterr().err
     assert [] == os.listdir(tmp_path)
+
+
+def test_a_file_that_is_no_store_is_not_made_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """
+    A command that writes was meant for another file: nothing is made in this one.
+    """
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE theirs (id)")
+    for command in (["dead", "discard", "--all"], ["dead", "edit", "l1", "--original"]):
+        assert 1 == main([str(other), *command])
+        assert "holds no events yet" in capsys.readouterr().err
+    with closing(sqlite3.connect(other)) as connection:
+        assert [("theirs",)] == connection.execute("SELECT name FROM sqlite_master").fetchall()
 
 
 def test_a_file_that_is_no_store_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -840,6 +942,8 @@ def test_a_file_that_is_no_store_is_a_problem(tmp_path: Path, capsys: pytest.Cap
         ["x.db", "replay", "mailer", "--app", "a:b", "--from", "2024-02-29T12:00"],
         ["x.db", "dead", "edit", "l1"],
         ["x.db", "trace"],
+        ["x.db", "trace", os.fsdecode(b"\xff")],
+        ["x.db", "log", "tail", "-n", str(2**63)],
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(
@@ -852,6 +956,15 @@ def test_arguments_that_make_no_sense_are_refused(
         main(given)
     assert 2 == caught.value.code
     assert "usage: python -m eventbus" in capsys.readouterr().err
+
+
+def test_what_a_shell_has_not_decoded_is_decoded_here():
+    """
+    Where the locale knows no characters but ASCII, others come as they are in UTF-8.
+    """
+    raw = "é".encode().decode("ascii", "surrogateescape")
+    assert "é" == parse(["x.db", "trace", raw]).id
+    assert 2**63 - 1 == parse(["x.db", "replay", "a", "--app", "b:c", "--from", "9" * 40]).from_
 
 
 @pytest.mark.parametrize(
@@ -890,7 +1003,7 @@ def test_reading_commands_cannot_write(path: str, monkeypatch: pytest.MonkeyPatc
     for command in ("log tail", "subscriptions", "dead list", "dead show l1", "stats", "check"):
         main([path, *command.split()])
     main([path, "dead", "discard", "l1"])
-    assert [True] * 6 + [False] == modes
+    assert [True] * 6 + [True, False] == modes
 
 
 def test_a_story_that_is_none_is_passed_over(path: str, capsys: pytest.CaptureFixture[str]):

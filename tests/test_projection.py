@@ -746,6 +746,53 @@ def test_what_is_pruned_meanwhile_is_noticed(store: Store, tables: str):
         slow.rebuild()
 
 
+def test_what_is_pruned_before_it_was_taken_in_is_missed(store: Store):
+    """
+    A projection in memory is not waited for: it says so, and keeps what it has.
+    """
+    deposit(store, 100, 1)
+    totals = made(Totals, store)
+    totals.catch_up()
+    deposit(store, 10, 20, 30)
+    store.log.prune(before=5)
+    for _ in range(2):
+        with pytest.raises(ProjectionError, match="between offset 2 and 5 was pruned"):
+            totals.catch_up()
+    assert (2, {"a": 101}) == (totals.position, totals.state.cents)
+
+
+def test_what_is_partial_and_misses_something_is_built_from_the_rest(store: Store):
+    """
+    As it would be after a restart.
+    """
+
+    @projection(partial=True)
+    class Recent(Totals): ...
+
+    deposit(store, 100, 1)
+    recent = made(Recent, store)
+    recent.catch_up()
+    deposit(store, 10, 20, 30)
+    store.log.prune(before=5)
+    assert 5 == recent.catch_up()
+    assert {"a": 30} == recent.state.cents
+
+
+def test_an_offset_that_is_missing_is_no_hole(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """
+    A store may count on without an event; what was there before is still there.
+    """
+    deposit(store, 100)
+    totals = made(Totals, store)
+    totals.catch_up()
+    deposit(store, 10, 1)
+    read: Any = store.log.read
+    less = lambda **given: (each for each in read(**given) if each.offset != 2)  # noqa: E731 - short
+    monkeypatch.setattr(store.log, "read", less)
+    assert 3 == totals.catch_up()
+    assert {"a": 101} == totals.state.cents
+
+
 def test_what_is_meant_to_be_partial_is_built_from_the_rest(store: Store):
     """
     Its class says so.

@@ -199,6 +199,16 @@ def test_a_part_of_the_log_can_be_asked_for(
     assert expected == found
 
 
+def test_what_lies_beyond_every_log_is_nothing(log: Store, codec: JSONCodec, again: Verb):
+    """
+    However large the offset is: nothing is delivered, and nothing is an error.
+    """
+    found = list[Any]()
+    assert 0 == again(log, codec, found.append, from_=10**30).delivered
+    assert 5 == again(log, codec, found.append, until=10**30).delivered
+    assert 5 == len(found)
+
+
 def test_a_replay_ends_where_the_log_ended_when_it_began(log: Store, codec: JSONCodec, again: Verb):
     """
     What a handler publishes meanwhile is not replayed: the replay has an end.
@@ -326,6 +336,27 @@ def test_what_is_set_aside_already_is_not_set_aside_again(broken: Store, codec: 
     """
     for _ in range(2):
         replay(broken, codec, lambda _: None)
+    assert 2 == broken.letters.count()
+
+
+def test_what_is_set_aside_already_is_looked_for_once(
+    broken: Store, codec: JSONCodec, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    However much cannot be read, and page by page where there is much already.
+    """
+    asked, query = list[Any](), broken.letters.query
+
+    def count(*given: Any, **options: Any) -> Any:
+        asked.append(options)
+        return query(*given, **options)
+
+    monkeypatch.setattr("eventbus._playback._PAGE", 1)
+    monkeypatch.setattr(broken.letters, "query", count)
+    assert 2 == replay(broken, codec, lambda _: None).unreadable
+    assert 1 == len(asked)
+    assert 2 == replay(broken, codec, lambda _: None).unreadable
+    assert 1 + 3 == len(asked)
     assert 2 == broken.letters.count()
 
 

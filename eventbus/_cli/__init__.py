@@ -67,9 +67,12 @@ def main(given: Sequence[str], *, sleep: Callable[[float], None] = time.sleep) -
     try:
         if not os.path.exists(arguments.store):
             raise UsageError(f"there is no file {arguments.store}")
-        is_reading = arguments.command in _READING
-        with closing(SQLiteStore(arguments.store, read_only=is_reading)) as store:
-            code = command(store, arguments, out)
+        # First: what is no store is not made one by a command that was meant for another.
+        with closing(SQLiteStore(arguments.store, read_only=True)) as store:
+            code = command(store, arguments, out) if arguments.command in _READING else 0
+        if arguments.command in _WRITING:
+            with closing(SQLiteStore(arguments.store)) as store:
+                code = command(store, arguments, out)
         stream.flush()
         return code
     except UsageError as error:

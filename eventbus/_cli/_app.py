@@ -18,7 +18,7 @@ import attrs
 
 from eventbus._cli._dead import meant
 from eventbus._cli._output import HandlerFailedError, Output, UsageError
-from eventbus.errors import EventBusError
+from eventbus.errors import DeadLetterNotFoundError, EventBusError
 from eventbus.kept_letters import KeptLetter
 from eventbus.sqlite import SQLiteStore
 
@@ -42,17 +42,19 @@ def _bus(text: str, store: SQLiteStore) -> Generator[Any]:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
-        bus: Any = found if hasattr(found, "redrive") else found()
+        bus: Any = found if hasattr(found, "_redrive_each") else found()
     except Exception as error:
         raise UsageError(f"--app {text}: {type(error).__name__}: {error}") from error
     if isinstance(bus, Coroutine):
         bus.close()
         raise UsageError(f"--app {text} is an async function: name a plain one that returns a bus")
-    if not hasattr(bus, "redrive"):
+    if not hasattr(bus, "_redrive_each"):
         raise UsageError(f"--app {text} is {type(bus).__qualname__}, and no bus")
-    path = getattr(getattr(bus, "store", None), "path", None)
-    if path is not None and not os.path.samefile(path, store.path):
-        raise UsageError(f"--app {text} keeps its events in {path}, not in {store.path}")
+    path = getattr(bus._stand_in()._store, "path", None)
+    if path is None or not os.path.samefile(path, store.path):
+        bus.close()
+        place = "no file" if path is None else path
+        raise UsageError(f"--app {text} keeps its events in {place}, not in {store.path}")
     log = logging.getLogger("eventbus")
     if not log.hasHandlers():  # else Python would write each traceback to stderr, as it is
         log.addHandler(logging.NullHandler())
@@ -67,21 +69,27 @@ def redrive(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     Deliver dead letters again, the oldest first; each to the handler that has failed.
     """
     letters = meant(store, arguments)
-    rows: list[dict[str, Any]] = []
-    failed: set[tuple[str, str | None]] = set()
     with _bus(arguments.app, store) as bus:
-        for letter in letters:
-            held = (letter.subscription, letter.record.key)
-            if letter.holds_key and held in failed:
-                rows.append(_row(letter, "held", "waits behind one that failed"))
-                continue
-            error = _redriven(bus, letter.id)
-            if error is not None:
-                failed.add(held)
-            told = None if error is None else f"{type(error).__name__}: {error}"
-            rows.append(_row(letter, "failed" if told else "delivered", told))
+        came = dict(bus._redrive_each([each.id for each in letters]))
+    rows = [_row(each, *_outcome(came.get(each.id))) for each in letters]
     out.rows(_REDRIVEN, rows)
     return 1 if any(row["error"] for row in rows) else 0
+
+
+def _outcome(came: Any) -> tuple[str, str | None]:
+    """
+    Return what came of a letter, and the error if that is a problem.
+    """
+    if came is None:
+        return "held", "waits behind one that failed"
+    if isinstance(came, DeadLetterNotFoundError):
+        return "gone", None  # somebody else was quicker, or handles it by now
+    error = came
+    if not isinstance(came, EventBusError):
+        error = next((each.exception for each in came.failures), None)
+    if error is None:
+        return "delivered", None
+    return "failed", f"{type(error).__name__}: {error}"
 
 
 def _row(letter: KeptLetter, outcome: str, error: str | None) -> dict[str, Any]:
@@ -93,15 +101,6 @@ def _row(letter: KeptLetter, outcome: str, error: str | None) -> dict[str, Any]:
         "outcome": outcome,
         "error": error,
     }
-
-
-def _redriven(bus: Any, id: str) -> Exception | None:
-    try:
-        receipt = bus.redrive(id)
-    except EventBusError as error:
-        return error
-    failed: Exception | None = next((each.exception for each in receipt.failures), None)
-    return failed
 
 
 def replay(store: SQLiteStore, arguments: Namespace, out: Output) -> int:

@@ -7,6 +7,7 @@ Law: arguments become values here; what they mean is the commands' affair.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -28,6 +29,7 @@ class _Commands(Protocol):
         ...
 
 
+_MOST = 2**63 - 1  # as far as SQLite counts
 _CODES = "exit codes: 0 done, 1 a problem was found, 2 it cannot be asked so"
 
 
@@ -54,7 +56,14 @@ def parse(given: Sequence[str]) -> argparse.Namespace:
     trace = _add_command(commands, "trace", "show what led to what")
     trace.add_argument("id", metavar="ID", help="a correlation id, or the id of any event in it")
     _add_command(commands, "check", "look for damage in the whole file")
-    return parser.parse_args(given)
+    arguments = parser.parse_args(given)
+    for name, value in vars(arguments).items():
+        if isinstance(value, str) and name != "store":  # a file may be called what it likes
+            try:
+                setattr(arguments, name, os.fsencode(value).decode())
+            except UnicodeError:
+                parser.error(f"{name}: {value!r} is no text in UTF-8")
+    return arguments
 
 
 def _add_command(
@@ -141,14 +150,14 @@ def _add_replay(commands: _Commands) -> None:
 
 def _count(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, and at most {_MOST}")
     return number
 
 
 def _place(text: str) -> int | datetime:
     if text.isdecimal():
-        return int(text)
+        return min(int(text), _MOST)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

@@ -129,7 +129,10 @@ def edit(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
 
 
 def _given(text: str) -> bytes:
-    payload = (sys.stdin.read() if text == "-" else text).strip().encode()
+    try:
+        payload = (sys.stdin.read() if text == "-" else text).strip().encode()
+    except UnicodeError as error:
+        raise UsageError(f"--payload is no text in UTF-8: {error}") from None
     if isinstance(payload_of(payload), str) and not payload.startswith(b'"'):
         raise UsageError("--payload is no JSON; it is stored as the event's fields")
     return payload

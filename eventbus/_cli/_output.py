@@ -128,7 +128,7 @@ def payload_of(payload: bytes) -> Any:
     """
     try:
         return json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than anything is read
         pass
     try:
         return payload.decode()
