@@ -20,6 +20,7 @@ from eventbus._clock import Clock, SystemClock
 from eventbus._envelope import current_envelope
 from eventbus._event import declaration_of
 from eventbus._logger import logger
+from eventbus._playback import Sieve
 from eventbus._signature import name_of, read_signature
 from eventbus._snapshots import (
     InMemorySnapshots,
@@ -154,7 +155,8 @@ class Aggregate(Generic[S]):
         # What is left when the state is given is a callable that takes the event first.
         given = functools.partial(apply, state := initial())
         self._types = read_signature(given, self.name).event_types
-        codec.know(*self._types)
+        # Where it folds all there is, nothing is told apart.
+        self._sieve = Sieve(codec, self._types or (object,), unknown=True)
         if snapshot_every is not None:
             codec.know(type(state))
 
@@ -281,9 +283,10 @@ class Aggregate(Generic[S]):
                 f"the stored bytes of event {record.offset} of the log, in stream {record.key!r}, "
                 f"are not those that were written: restore the file from a backup"
             )
-        cls = self._codec.class_of(record.name, record.version)
-        if cls is None or not self._types or issubclass(cls, self._types):
-            yield self._codec.decode(record.name, record.version, record.payload)
+        if self._sieve.lets_through(record):
+            event: Any = self._codec.decode(record.name, record.version, record.payload)
+            if self._is_mine(event):
+                yield event
 
     def _is_mine(self, event: object) -> bool:
         return not self._types or isinstance(event, self._types)

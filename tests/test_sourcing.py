@@ -253,6 +253,36 @@ def test_events_it_does_not_fold_count_all_the_same(accounts: Aggregate[Account]
     assert stream == accounts.load("a/1")
 
 
+def test_events_it_does_not_fold_need_no_codec_that_knows_them(
+    accounts: Aggregate[Account], store: Store
+):
+    """
+    A process that has only declared their class, and published none, leaves them out as well.
+    """
+    stream = accounts.append(opened(accounts, 1), Noted("a/1", "a note"))
+    again = Aggregate(Account, evolve, store=store, codec=JSONCodec())
+    assert stream == again.load("a/1")
+
+
+def test_a_class_that_is_declared_later_is_left_out_from_then_on(
+    accounts: Aggregate[Account], store: Store, codec: JSONCodec
+):
+    """
+    What was unknown when the stream was loaded for the first time is no event of the state.
+    """
+    opened(accounts, 1)
+    store.log.append([record(key="a/1", name="bank.late", version=1, payload=b'{"n": 1}')])
+    with pytest.raises(UnknownEventError):
+        accounts.load("a/1")
+
+    @event(name="bank.late")
+    class Late:
+        n: int
+
+    codec.know(Late)
+    assert (3, 1) == (accounts.load("a/1").version, accounts.load("a/1").state.cents)
+
+
 def test_without_an_annotation_all_events_are_folded(store: Store, codec: JSONCodec):
     """
     A function whose event is not annotated is given whatever the stream holds.
