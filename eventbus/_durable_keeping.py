@@ -159,20 +159,8 @@ class DurableDelivery(QueuedDelivery):
             trial.receipt.options["trial"] = trial  # whose key its transaction completes
         return super().contested(trial)
 
-    def _met(self, trial: Trial, claim: Claim) -> Claim | None:
-        holder, receipt = super()._met(trial, claim), trial.receipt
-        if holder is None or holder.event_id != receipt.id:
-            return holder
-        # Whoever had begun it has lost the subscription, and with it the right to handle it. At
-        # the moment its lease ends, the key is free: that moment is now.
-        store = self.furniture.idempotency
-        source = self._source(receipt)
-        mine = store.claim(self.name, str(trial.key), source=source, now=holder.expires)
-        if mine.state != "granted":
-            return holder
-        store.renew(mine, now=self.furniture.clock.monotonic())
-        trial.claim = mine
-        return None
+    def _is_left(self, trial: Trial) -> bool:
+        return True  # whoever had begun it before has lost the subscription
 
     def _source(self, receipt: Receipt) -> KnownId:
         return KnownId(receipt.id)  # for whoever begins it anew, when its receipt is gone

@@ -185,7 +185,7 @@ class QueuedDelivery(Delivery):
         """
         Ask for the job's key while the loop goes on, and do as `aperform` then.
         """
-        trial = job.trial or Trial(job.receipt, is_queued=True)
+        trial = job.trial or Trial(job.receipt, is_queued=True, is_returned=job.returns > 0)
         try:
             self.read_key(trial, job.event)
             trial.asked = await self._aasked(trial)
@@ -228,6 +228,27 @@ class QueuedDelivery(Delivery):
             and getattr(self.furniture.idempotency, "aclaim", None) is not None
         )
 
+    def _met(self, trial: Trial, claim: Claim) -> Claim | None:
+        holder, receipt = super()._met(trial, claim), trial.receipt
+        if holder is None or holder.event_id != receipt.id or not self._is_left(trial):
+            return holder
+        # Whoever has claimed it for this delivery has lost the right to handle it. At the moment
+        # its lease ends, the key is free: that moment is now.
+        store = self.furniture.idempotency
+        source = self._source(receipt)
+        mine = store.claim(self.name, str(trial.key), source=source, now=holder.expires)
+        if mine.state != "granted":
+            return holder
+        store.renew(mine, now=self.furniture.clock.monotonic())
+        trial.claim = mine
+        return None
+
+    def _is_left(self, trial: Trial) -> bool:
+        """
+        Whether nobody else is at this delivery, though its key may be claimed for it.
+        """
+        return trial.is_returned
+
     def _unasked(self, trial: Trial, asked: Claim | Exception) -> None:
         """
         Free a key that was asked for in vain.
@@ -242,7 +263,7 @@ class QueuedDelivery(Delivery):
         """
         Return the trial to go on with; or what is to be done instead of a call.
         """
-        trial = job.trial or Trial(job.receipt, is_queued=True)
+        trial = job.trial or Trial(job.receipt, is_queued=True, is_returned=job.returns > 0)
         if self.options.weak and self.subscription.handler is None:
             self.counters.missed += 1
             return None

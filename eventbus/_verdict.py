@@ -43,6 +43,7 @@ class Trial:
         stories: What became of the attempts before.
         is_queued: The publish is over: its receipt is not written on any more.
         is_admitted: A queued one holds its key, if it has one.
+        is_returned: A worker has ended that may have claimed the key for it.
     """
 
     receipt: Receipt
@@ -54,6 +55,7 @@ class Trial:
     stories: tuple[AttemptFailure, ...] = ()
     is_queued: bool = False
     is_admitted: bool = False
+    is_returned: bool = False
     is_keyed: bool = False
     asked: Claim | Exception | None = None
 

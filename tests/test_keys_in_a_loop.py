@@ -468,6 +468,64 @@ def test_a_key_is_free_again_whose_handler_is_not_called_any_more(
     assert [] == calls
 
 
+def test_an_event_does_not_wait_for_its_own_key_when_its_loop_has_ended(bus: EventBus) -> None:
+    """
+    The loop is closed, with nothing cancelled, while the key is being claimed on it.
+    """
+    loop = asyncio.new_event_loop()
+
+    async def leave() -> Meanwhile:
+        meanwhile = Meanwhile(bus)
+        bus.subscribe(
+            Paid,
+            meanwhile.handle,
+            name="pay",
+            delivery=Queued(),
+            idempotency_key=meanwhile.key_of,
+        )
+        bus.start()
+        await bus.apublish(Paid(1))
+        await meanwhile.until_it_is_asked_for()
+        return meanwhile
+
+    with closing(loop):
+        meanwhile = loop.run_until_complete(leave())
+    meanwhile.is_over()
+    assert bus.drain(PATIENCE).ok
+    assert [1] == meanwhile.calls
+
+
+@pytest.mark.parametrize("of", ["keys", "letters"])
+def test_a_wait_that_is_cancelled_is_over_though_the_store_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """
+    Nobody is left to free what was asked for: the claim ends by itself.
+    """
+
+    def refuse(*given: object, **options: object) -> None:
+        raise StoreClosedError("closed")
+
+    async def cancel() -> None:
+        asking: Any = (
+            store.idempotency.aclaim("scope", "key", source=SOURCE, now=0.0)
+            if of == "keys"
+            else store.letters.aclaim("id", owner="me", ttl=1.0, now=0.0)
+        )
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            task = asyncio.create_task(asking)
+            await a_while()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            other.execute("ROLLBACK")
+
+    with SQLiteStore(tmp_path / "shop.db") as store, monkeypatch.context() as patches:
+        patches.setattr("eventbus.sqlite._writer.Writer.post", refuse)
+        asyncio.run(cancel())
+
+
 def test_a_durable_handler_has_its_key_recorded_without_a_wait(bus: EventBus) -> None:
     """
     Though somebody else writes when it returns: another event of its key is a duplicate.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,7 @@ import attrs
 from eventbus._clock import Clock
 from eventbus._logger import logger
 from eventbus._owner import is_gone, owner
+from eventbus.errors import StoreClosedError
 from eventbus.idempotency import Claim, HasId
 from eventbus.sqlite._writer import Statements, Work, Writer, cursor_of
 
@@ -178,7 +180,8 @@ class SQLiteIdempotencyStore:
             return self._claimed(asked, await self._writer.arun(asked.work))
         except BaseException as error:
             if not isinstance(error, Exception):  # it is written all the same
-                self.release_later(asked.claim)
+                with suppress(StoreClosedError):  # what writes is closed: its lease ends
+                    self.release_later(asked.claim)
             raise
 
     def _ask(self, scope: str, key: str, source: HasId, now: float) -> _Asked:

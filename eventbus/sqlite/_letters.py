@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from eventbus._owner import is_gone
-from eventbus.errors import DeadLetterNotFoundError
+from eventbus.errors import DeadLetterNotFoundError, StoreClosedError
 from eventbus.event_log import check_limit
 from eventbus.kept_letters import EVERY_LETTER, KeptLetter, Selection
 from eventbus.sqlite._database import Database
@@ -149,7 +150,8 @@ class SQLiteLetters:
             return await self._writer.arun(partial(_claim, id, owner, ttl, now))
         except BaseException as error:
             if not isinstance(error, Exception):  # it is written all the same
-                self._writer.post(partial(_claim, id, owner, 0.0, now), failed=_unheard)
+                with suppress(StoreClosedError):  # what writes is closed: the claim ends
+                    self._writer.post(partial(_claim, id, owner, 0.0, now), failed=_unheard)
             raise
 
     def held_keys(self, subscription: str) -> frozenset[str]:
