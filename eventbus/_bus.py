@@ -280,7 +280,12 @@ class EventBus(Replaying):
         self, events: Iterable[object], options: Mapping[str, Any], *, blocking: bool
     ) -> list[tuple[object, Route, dict[str, Any]]]:
         batch: list[tuple[object, Route, dict[str, Any]]] = []
-        key = options.get("idempotency_key")
+        key: object = options.get("idempotency_key")
+        if key is not None and not isinstance(key, str):
+            raise TypeError(
+                f"idempotency_key of a batch is one text for all of it, to which each event's "
+                f"position is added, and not {key!r}. For a key of each, publish them one by one."
+            )
         would_block = blocking and running_loop() is not None and self._is_due(options)
         own = dict(options)
         for position, event in enumerate(events):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from eventbus._event import text_of
 from eventbus._receipt import Receipt, ancestry
-from eventbus._verdict import Trial, Verdict, as_text
+from eventbus._verdict import Trial, Verdict
 from eventbus.idempotency import Claim, HasId
 
 __all__ = ["Claims"]
@@ -29,7 +30,7 @@ class Claims(Verdict):
         Return the event's idempotency key for this subscription, if it has one.
         """
         read = self.options.idempotency_key
-        return None if read is None else as_text(read(event))
+        return None if read is None else text_of(read(event))
 
     def read_key(self, trial: Trial, event: object) -> None:
         """

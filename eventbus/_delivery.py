@@ -26,11 +26,12 @@ from eventbus._abort import as_failure, concerns_caller, running_loop
 from eventbus._attempt import acall_of, call_of, settle
 from eventbus._claims import Claims
 from eventbus._envelope import here
+from eventbus._event import text_of
 from eventbus._furniture import Furniture
 from eventbus._receipt import Receipt
 from eventbus._route import Folded, miss
 from eventbus._subscription import Subscription
-from eventbus._verdict import Trial, as_text
+from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import RunningLoopError
 from eventbus.idempotency import Claim
@@ -174,7 +175,7 @@ class Delivery(Claims):
             try:
                 key = read(event)
                 if type(key) is not str:
-                    key = as_text(key)
+                    key = text_of(key)
                 claim = None if key is None else store.claim(name, key, source=receipt, now=began)
             except Exception as error:
                 return self.bury(Trial(receipt, number=0), error)

@@ -19,6 +19,7 @@ from eventbus._consumer import Consumer
 from eventbus._deferred import unheard
 from eventbus._entry import Entry, LoggedReceipt
 from eventbus._envelope import here
+from eventbus._event import text_of
 from eventbus._furniture import Furniture
 from eventbus._job import Job, Later, Worker
 from eventbus._keeping import QueuedDelivery
@@ -345,11 +346,10 @@ class DurableDelivery(QueuedDelivery):
             record = receipt.entry.record
             return None if record is None else record.key
         try:
-            key = read(receipt.event)
+            return text_of(read(receipt.event))
         except Exception as error:
             self.refuse(receipt, error)
             return None
-        return None if key is None else str(key)
 
 
 def _entry(receipt: Receipt) -> Entry:

@@ -18,7 +18,7 @@ import attrs
 
 from eventbus.errors import DeclarationError, NotAnEventError
 
-__all__ = ["Declaration", "declaration_of", "declared_as", "event", "refuse_no_event"]
+__all__ = ["Declaration", "declaration_of", "declared_as", "event", "refuse_no_event", "text_of"]
 
 T = TypeVar("T")
 
@@ -34,6 +34,10 @@ _LIKE_CLASSES = (
 
 # What holds several events and is none. A class of one's own that inherits from list is.
 _SEVERAL = (list, types.GeneratorType, types.AsyncGeneratorType)
+
+
+# In the text of whatever has no text of its own: a function, a method, an object.
+_ADDRESS = " at 0x"
 
 
 @attrs.frozen
@@ -61,8 +65,7 @@ class Declaration:
         """
         if self.key is None:
             return None
-        key = self.key(event)
-        return None if key is None else str(key)
+        return text_of(self.key(event))
 
 
 @overload
@@ -159,6 +162,24 @@ def declared_as(name: str) -> list[type]:
         if own is not None and own.name == name:
             found.append(cls)
     return found
+
+
+def text_of(key: object) -> str | None:
+    """
+    Return a key as it is compared; ``None`` stands for no key.
+
+    Raises:
+        TypeError: Its text is an address: it would be another one each time, or by chance
+            that of a stranger.
+    """
+    if key is None or type(key) is str:
+        return key
+    if _ADDRESS in (text := str(key)):
+        raise TypeError(
+            f"{text} is no key: what it is shown by is where it lies in memory. If it is a "
+            f"method, call it; if it is an object, give a text that tells it from others"
+        )
+    return text
 
 
 def refuse_no_event(event_type: type) -> None:

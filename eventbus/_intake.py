@@ -20,6 +20,7 @@ from eventbus import _process
 from eventbus._abort import running_loop
 from eventbus._entanglement import entangled, waiting_for, workers_behind
 from eventbus._envelope import here
+from eventbus._event import text_of
 from eventbus._job import Job, QueuedReceipt, Relief, Worker
 from eventbus._queue import Queue
 from eventbus._receipt import Receipt
@@ -160,11 +161,10 @@ class Intake(Queue):
         """
         try:
             read = self._read_key or receipt.route.declaration.key
-            key = None if read is None else read(event)
+            key = None if read is None else text_of(read(event))
         except Exception as error:
             self.keeper.refuse(receipt, error)
             return None
-        key = None if key is None else str(key)
         return Job(event, receipt, copy_context(), self._now(), key, None)
 
     # -- no room -------------------------------------------------------------------------------

@@ -39,7 +39,19 @@ def is_gone(text: str) -> bool:
         return True
     except (OSError, OverflowError):  # it is another user's, or no process ever had it
         return False
-    return False
+    return _is_dead(int(number))
+
+
+def _is_dead(pid: int) -> bool:
+    """
+    Whether a process has ended, and only its parent has not asked how yet.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            told = file.read()
+    except OSError:  # there is no such place, or the process has just gone
+        return False
+    return told.rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
 
 
 @cache

@@ -23,7 +23,7 @@ from eventbus.idempotency import Claim
 from eventbus.instrumentation import DeadLettered, Delivered, Duplicate, Failed, Retried
 from eventbus.retry import Attempt, checked_delay, no_retry
 
-__all__ = ["Trial", "Verdict", "as_text", "cycle_at_limit", "log_failure"]
+__all__ = ["Trial", "Verdict", "cycle_at_limit", "log_failure"]
 
 
 @attrs.define(eq=False)
@@ -80,13 +80,6 @@ class Trial:
         """
         self.receipt.envelope  # noqa: B018 - made now, if it was not yet
         self.stories += (story(self.total, error, furniture.now()),)
-
-
-def as_text(key: object) -> str | None:
-    """
-    Return an idempotency key as it is compared; ``None`` stands for no key.
-    """
-    return None if key is None else str(key)
 
 
 class Verdict:

@@ -5,6 +5,7 @@ One key, many who want it: who runs, who waits, who is a duplicate, in every ord
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Literal
@@ -14,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventbus import EventBus, InMemoryIdempotencyStore, Receipt, event, fixed
-from eventbus.testing import VirtualClock
+from eventbus import EventBus, Inline, InMemoryIdempotencyStore, Queued, Receipt, event, fixed
+from eventbus.testing import TestBus, VirtualClock
 
 PATIENCE = 20.0  # seconds, after which a test fails instead of hanging
 LEASE = 10.0
@@ -303,3 +304,23 @@ def test_a_waiting_publish_that_is_cancelled_leaves_nothing(fanout: Fanout):
         assert before == asyncio.all_tasks()
 
     run(live())
+
+
+@pytest.mark.parametrize("mode", [Inline(), Queued()], ids=["inline", "queued"])
+def test_a_key_that_is_an_address_fails_the_delivery(mode: Any, caplog: pytest.LogCaptureFixture):
+    """
+    A method that was not called would make strangers duplicates: none is turned away.
+    """
+    caplog.set_level(logging.CRITICAL, "eventbus")
+    calls = list[Charged]()
+    read: Any = lambda charged: charged.key.upper  # noqa: E731 - as it is forgotten
+    with TestBus(errors="collect") as bus:
+        bus.subscribe(Charged, calls.append, name="h", delivery=mode, idempotency_key=read)
+        for number in range(5):
+            bus.publish(Charged(f"k{number}", number))
+        bus.settle()
+        assert 5 == len(bus.dead_letters)
+        assert {"TypeError"} == {
+            each.failures[0].error_type.rpartition(".")[2] for each in bus.dead_letters
+        }
+    assert [] == calls

@@ -9,6 +9,8 @@ import gc
 import logging
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -582,6 +584,20 @@ def test_a_process_is_known_to_be_gone_only_where_that_is_certain(process: str, 
     place, _, rest = owners.owner().rpartition(" pid ")
     own, _, life = rest.partition(" ")
     assert gone is owners.is_gone(process.format(place=place, own=own, life=life))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
+    """
+    A supervisor may start the next one before it asks how the last one ended.
+    """
+    place = owners.owner().rpartition(" pid ")[0]
+    program = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
+        assert not owners.is_gone(f"{place} pid {child.pid} abc")
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is not asked how
+        assert owners.is_gone(f"{place} pid {child.pid} abc")
 
 
 @pytest.mark.parametrize("error", [PermissionError, OverflowError])

@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from eventbus import DeclarationError, EventBus, NotAnEventError, event
-from eventbus._event import Declaration, declaration_of, refuse_no_event
+from eventbus._event import Declaration, declaration_of, refuse_no_event, text_of
 from stable_ids import stable
 
 T = TypeVar("T")
@@ -281,6 +281,24 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
 
     with pytest.raises(DeclarationError, match=message):
         event(**options)(Paid)
+
+
+class Plain:
+    """
+    An object that has no text of its own.
+    """
+
+
+@pytest.mark.parametrize(
+    "value", ["a".upper, Plain(), [Plain()], lambda: "a", Plain().__init__], ids=stable
+)
+def test_a_key_that_is_shown_by_its_address_is_refused(value: Any):
+    """
+    It would be another one each time, and now and then that of a stranger.
+    """
+    with pytest.raises(TypeError, match=r" at 0x.* is no key: .* call it"):
+        text_of(value)
+    assert "<a at 0x1>" == text_of("<a at 0x1>")  # whoever gives a text means it
 
 
 def test_a_key_of_an_event_without_fields_is_refused():

@@ -77,6 +77,22 @@ def test_options_that_cannot_work_are_refused_before_any_handler_is_called(
     assert ([], 0) == (seen, bus.stats().published)
 
 
+@pytest.mark.parametrize("key", [lambda a: "k", ["k", "l"], 7], ids=["callable", "list", "number"])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_key_of_a_batch_is_one_text(is_async: bool, key: Any) -> None:
+    """
+    Whatever else is given would become a text by chance, and the next batch a duplicate.
+    """
+    bus, seen = EventBus(), list[A]()
+    bus.subscribe(A, seen.append, name="h")
+    publish: Any = bus.publish_many
+    if is_async:
+        publish = lambda *given, **options: asyncio.run(bus.apublish_many(*given, **options))  # noqa: E731
+    with pytest.raises(TypeError, match="idempotency_key of a batch is one text for all of it"):
+        publish([A(), A()], idempotency_key=key)
+    assert ([], 0) == (seen, bus.stats().published)
+
+
 def test_headers_of_the_publish_are_added_to_those_of_the_bus(publish: Publish) -> None:
     """
     Where both have a header the publisher's counts, and nobody can change them later.
