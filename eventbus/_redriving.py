@@ -67,6 +67,8 @@ class Redriving(Running):
 
         Raises:
             DeadLetterNotFoundError: There is no such letter (any more).
+            DeadLetterBusyError: Somebody else redrives it; or it is held, and waits behind an
+                earlier event of its key.
             DecodeError, StoreCorruptError: Its event still cannot be read. It stays.
             SubscriptionNotFoundError: Nothing is subscribed by the letter's name, or
                 something that takes no such events.
@@ -84,9 +86,9 @@ class Redriving(Running):
         """
         Redrive each dead letter that matches *filters*, the oldest first.
 
-        Of a key that later events wait for, none is delivered after one that failed. A
-        letter is passed by if its event cannot be read, and if somebody else redrives or
-        discards it meanwhile.
+        Of a key that later events wait for, none is delivered before one that failed. A
+        letter is passed by if its event cannot be read, if it waits behind one that is not
+        meant, and if somebody else redrives or discards it meanwhile.
 
         Raises:
             SubscriptionNotFoundError: See `redrive`; letters before it are redriven.
@@ -197,9 +199,26 @@ class Redriving(Running):
                 f"discard it.",
                 subscription=letter.subscription,
             )
+        self._refuse_if_behind(letter)
         route = self._routes.alone(letter.event, subscription)
         receipt = self._publisher.redriving(letter, route)
         return self._delivery(subscription), receipt, route, letter
+
+    def _refuse_if_behind(self, letter: DeadLetter) -> None:
+        """
+        Refuse to redrive what waits behind an earlier event of its key.
+        """
+        held, offset = self._held_by(letter), letter.envelope.offset
+        if held is None or offset is None:
+            return
+        name, key = letter.subscription, letter.envelope.key
+        for first in self.dead_letters.query(subscription=name, key=key, limit=1):
+            if first.id != letter.id and (first.envelope.offset or offset) < offset:
+                raise DeadLetterBusyError(
+                    f"dead letter {letter.id} of {name} waits behind {first.id}, of an earlier "
+                    f"event of key {key!r}: redrive or discard that first",
+                    letter_id=letter.id,
+                )
 
     def _claimant(self) -> str:
         return f"{owner()} {self._furniture.clock.new_id()}"

@@ -674,7 +674,7 @@ def test_the_last_letter_of_a_key_may_fail_again(shop: Shop) -> None:
     assert [4, 4] == shop.numbers()
 
 
-def test_what_waits_behind_a_failed_redrive_may_be_redriven_at_once(shop: Shop) -> None:
+def test_what_waits_behind_a_failed_redrive_may_be_redriven_after_it(shop: Shop) -> None:
     """
     The claim on the next letter of the key ends with the call.
     """
@@ -683,8 +683,38 @@ def test_what_waits_behind_a_failed_redrive_may_be_redriven_at_once(shop: Shop) 
     shop.place(4, 5)
     shop.bus.settle()
     assert [False] == [each.ok for each in shop.bus.redrive_all()]
-    [_, held] = shop.bus.dead_letters
-    assert shop.bus.redrive(held).ok
+    for each in list(shop.bus.dead_letters):
+        assert shop.bus.redrive(each).ok
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_is_held_is_not_redriven_before_what_holds_it(shop: Shop, is_async: bool) -> None:
+    """
+    Alone it is refused, with the letter that comes first; one of many, it is passed by.
+    """
+    shop.fails[4] = 1
+    shop.handle(delivery=Durable(on_dead_letter="hold_key"))
+    shop.place(4, 5, 6)
+    shop.place(7, key="L")
+    shop.bus.settle()
+    first, second, third = shop.bus.dead_letters
+    bus: Any = shop.bus
+
+    def redrive(letter: Any) -> Receipt:
+        return asyncio.run(bus.aredrive(letter)) if is_async else bus.redrive(letter)
+
+    def redrive_held() -> list[Receipt]:
+        meant: Any = {"reason": "held"}
+        return asyncio.run(bus.aredrive_all(**meant)) if is_async else bus.redrive_all(**meant)
+
+    with pytest.raises(DeadLetterBusyError, match=f"waits behind {first.id}, .* key 'K'"):
+        redrive(second)
+    assert [] == redrive_held()
+    assert [4, 7] == shop.numbers()
+    shop.bus.dead_letters.remove(first.id)
+    assert redrive(second).ok
+    assert redrive(third).ok
+    assert [4, 7, 5, 6] == shop.numbers()
 
 
 def test_a_redrive_that_is_refused_or_killed_leaves_its_letter_free(shop: Shop) -> None:

@@ -28,7 +28,15 @@ from hypothesis.stateful import (
     rule,
 )
 
-from eventbus import ConcurrencyError, Durable, Envelope, StoreError, event, fixed
+from eventbus import (
+    ConcurrencyError,
+    DeadLetterBusyError,
+    Durable,
+    Envelope,
+    StoreError,
+    event,
+    fixed,
+)
 from eventbus.kept_letters import KeptLetter, Selection
 from eventbus.memory import MemoryStore
 from eventbus.sqlite import SQLiteStore
@@ -438,6 +446,10 @@ class DurableModel(RuleBasedStateMachine):
             item.state = "discarded"
             self.after_letters(reader)
             return
+        if self.waits_behind(reader, letter):
+            with pytest.raises(DeadLetterBusyError, match="waits behind"):
+                self.bus.redrive(letter.id)
+            return
         self.redriven = item.offset
         try:
             receipt = self.bus.redrive(letter.id)
@@ -449,6 +461,11 @@ class DurableModel(RuleBasedStateMachine):
         self.redriven = None
         item.state = "handled" if receipt.ok else "dead"
         self.after_letters(reader)
+
+    def waits_behind(self, reader: Reader, letter: KeptLetter) -> bool:
+        keyed = [each for each in self.letters(reader) if each.record.key == letter.record.key]
+        is_first = keyed[0].record.offset == letter.record.offset
+        return reader.holds and letter.record.key is not None and not is_first
 
     def after_letters(self, reader: Reader) -> None:
         if not self.letters(reader):
