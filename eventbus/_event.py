@@ -36,6 +36,9 @@ _LIKE_CLASSES = (
 _SEVERAL = (list, types.GeneratorType, types.AsyncGeneratorType)
 
 
+# The names, of a log, by which no class is declared: in the last of these, which a new class ends.
+_asked: list[set[str]] = [set()]
+
 # In the text of whatever has no text of its own: a function, a method, an object.
 _ADDRESS = " at 0x"
 
@@ -123,6 +126,8 @@ def event(
         _check_fields(made)
         declared = Declaration(name or cls.__name__, version, _key_reader(made, key), logged)
         setattr(made, _SLOT, declared)
+        _asked.append(set())  # first: who is looking meanwhile notes it where nobody reads it
+        del _asked[:-1]
         return made
 
     return declare if cls is None else declare(cls)
@@ -148,8 +153,12 @@ def declared_as(name: str) -> list[type]:
     """
     Return the live classes that were declared by that name, wherever they are.
 
-    It goes through all classes there are: for names that nobody has asked for by class.
+    It goes through all classes there are: for names that nobody has asked for by class. A name
+    that is nobody's is asked for once, until another class is declared.
     """
+    nobodys = _asked[-1]
+    if name in nobodys:
+        return []
     found, left = list[type](), list(type.__subclasses__(object))
     seen = set[type]()
     while left:
@@ -161,6 +170,8 @@ def declared_as(name: str) -> list[type]:
         own: Declaration | None = vars(cls).get(_SLOT)
         if own is not None and own.name == name:
             found.append(cls)
+    if not found:
+        nobodys.add(name)
     return found
 
 

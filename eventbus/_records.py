@@ -7,12 +7,14 @@ those who only look: as an `Unreadable` that says why.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from eventbus._envelope import Draft, Envelope
+from eventbus._event import declaration_of, declared_as
 from eventbus._unreadable import Unreadable
 from eventbus.codec import Codec
-from eventbus.errors import StoreCorruptError
+from eventbus.errors import DeclarationError, StoreCorruptError, UnknownEventError
 from eventbus.event_log import Record, RecordDraft
 
 __all__ = ["Unreadable", "envelope_of", "enveloped", "legible", "record_of"]
@@ -56,8 +58,25 @@ def envelope_of(
             f"not those that were written: restore the file from a backup"
         )
     written = record.payload if payload is None else payload
-    event = codec.decode(record.name, record.version, written)
-    return enveloped(record, event, record.version, is_replay=is_replay)
+    event: object
+    try:
+        event = codec.decode(record.name, record.version, written)
+    except UnknownEventError:
+        if not _is_declared(record.name, codec):
+            raise
+        event = codec.decode(record.name, record.version, written)
+    return enveloped(record, event, declaration_of(type(event)).version, is_replay=is_replay)
+
+
+def _is_declared(name: str, codec: Codec) -> bool:
+    """
+    Tell the codec of the classes of that name, if there are any: nobody has asked for them.
+    """
+    declared = declared_as(name)
+    with suppress(DeclarationError):  # two of them, which nobody can tell apart
+        codec.know(*declared)
+        return bool(declared)
+    return False
 
 
 def legible(record: Record, codec: Codec, *, payload: bytes | None = None) -> Envelope[Any]:

@@ -17,7 +17,13 @@ import attrs
 import pytest
 
 from eventbus import DeclarationError, EventBus, NotAnEventError, event
-from eventbus._event import Declaration, declaration_of, refuse_no_event, text_of
+from eventbus._event import (
+    Declaration,
+    declaration_of,
+    declared_as,
+    refuse_no_event,
+    text_of,
+)
 from stable_ids import stable
 
 T = TypeVar("T")
@@ -281,6 +287,18 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
 
     with pytest.raises(DeclarationError, match=message):
         event(**options)(Paid)
+
+
+def test_a_class_is_found_by_its_name_as_soon_as_it_is_declared():
+    """
+    Though the name was nobody's when it was asked for before.
+    """
+    assert [] == declared_as("found.later") == declared_as("found.later")
+
+    @event(name="found.later")
+    class Found: ...
+
+    assert [Found] == declared_as("found.later")
 
 
 class Plain:

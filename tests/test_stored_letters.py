@@ -4,6 +4,7 @@ Dead letters in a store: the contract, and what texts and bytes make of them.
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,17 @@ from contracts.dead_letters import (
     letter,
     minutes,
 )
+from eventbus import event
 from eventbus._records import Unreadable, envelope_of, legible, record_of
 from eventbus._stored_letters import StoredDeadLetters
-from eventbus.codec import JSONCodec
+from eventbus.codec import JSONCodec, upcast
 from eventbus.dead_letter import DeadLetter
 from eventbus.errors import DeadLetterNotFoundError, StoreCorruptError
 from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
 from eventbus.sqlite import SQLiteStore
 from eventbus.testing.contracts._letters import OrderCancelled, UrgentOrderPlaced
+from eventbus.testing.contracts._records import record
 
 
 def codec() -> JSONCodec:
@@ -101,6 +104,61 @@ def test_what_cannot_be_read_is_shown_as_such(store: MemoryStore, letters: Store
     assert "a b" == ids(letters.query())
     assert "b" == ids(letters.query(event_type=OrderPlaced))
     assert "a" == ids(letters.query(event_type=Unreadable))
+
+
+def test_letters_of_a_class_that_is_only_declared_are_read(store: MemoryStore):
+    """
+    The codec of a new process knows nobody: whoever is declared here is found by the name.
+    """
+
+    @event(name="letters.declared")
+    class Declared: ...
+
+    (offset,) = store.log.append([record(name="letters.declared")])
+    (stored,) = store.log.read(after=offset - 1)
+    store.letters.add(
+        KeptLetter(id="a", subscription="s", record=stored, first_failure=NOON, last_failure=NOON)
+    )
+    letters = StoredDeadLetters(store.letters, JSONCodec())
+    assert isinstance(letters.get("a").event, Declared)
+    assert 1 == letters.count(event_type=Declared)
+
+
+def test_two_classes_of_one_name_are_not_told_apart(store: MemoryStore):
+    """
+    A letter that could be of either is unreadable, as it is where none is declared.
+    """
+
+    def declare() -> type:
+        @event(name="letters.twice")
+        class Twice: ...
+
+        return Twice
+
+    one, other = declare(), declare()
+    (offset,) = store.log.append([record(name="letters.twice")])
+    (stored,) = store.log.read(after=offset - 1)
+    assert isinstance(legible(stored, JSONCodec()).event, Unreadable)
+    del one
+    gc.collect()
+    assert isinstance(legible(stored, JSONCodec()).event, other)
+
+
+def test_an_envelope_has_the_version_of_what_it_holds():
+    """
+    An event that was stored in an older one is of the version that it was made into.
+    """
+
+    @event(name="letters.grown", version=2)
+    class Grown:
+        size: int = 0
+
+    @upcast(Grown, from_version=1)
+    def grow(data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
+    stored = record(name="letters.grown", version=1, payload=b"{}")
+    assert 2 == envelope_of(stored, JSONCodec()).version
 
 
 def test_more_letters_than_one_page_are_searched(letters: StoredDeadLetters):
