@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus._abort import as_failure, concerns_caller, running_loop
 from eventbus._attempt import acall_of, call_of, settle
+from eventbus._beside import beside
 from eventbus._claims import Claims
 from eventbus._envelope import here
 from eventbus._event import text_of
@@ -354,7 +355,7 @@ class Delivery(Claims):
         """
         Ask for the trial's key while the loop goes on, if its store can do that.
         """
-        aclaim = getattr(self.furniture.idempotency, "aclaim", None)
+        aclaim = beside(self.furniture.idempotency, "claim", "aclaim")
         return None if aclaim is None or trial.key is None else await self.ask(trial, aclaim)
 
     async def _aturn(self, claim: Claim) -> None:

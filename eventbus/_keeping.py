@@ -20,6 +20,7 @@ import attrs
 
 from eventbus._abort import as_failure, concerns_caller, is_cancellation
 from eventbus._begun import Begun, waiting
+from eventbus._beside import beside
 from eventbus._delivery import Delivery
 from eventbus._envelope import here
 from eventbus._furniture import Furniture
@@ -225,7 +226,7 @@ class QueuedDelivery(Delivery):
         return (
             self.options.idempotency_key is not None
             and not (job.trial is not None and job.trial.is_admitted)
-            and getattr(self.furniture.idempotency, "aclaim", None) is not None
+            and beside(self.furniture.idempotency, "claim", "aclaim") is not None
         )
 
     def _met(self, trial: Trial, claim: Claim) -> Claim | None:

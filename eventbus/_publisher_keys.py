@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import attrs
 
 from eventbus._abort import running_loop
+from eventbus._beside import beside
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
 from eventbus._receipt import KnownId, Receipt, free_key, lender
@@ -95,7 +96,7 @@ class PublisherKeys:
             return self._turned_away(receipt, key, first.id)
         keys, _ = self._keys_for(receipt)
         # Not every store can tell without a claim: then it is found out when that is due.
-        look: Callable[..., Claim | None] | None = getattr(keys, "look", None)
+        look: Callable[..., Claim | None] | None = beside(keys, "claim", "look")
         if look is None:
             return True
         try:
@@ -128,17 +129,18 @@ class PublisherKeys:
         Do as `claim`, while the event loop goes on, if the store of keys has ways for that.
         """
         keys: Any = self._keys_for(receipt)[0]
-        if getattr(keys, "aclaim", None) is None:
+        aclaim, acomplete = beside(keys, "claim", "aclaim"), beside(keys, "complete", "acomplete")
+        if aclaim is None or acomplete is None:
             return self.claim(receipt, is_stored_next=is_stored_next)
         with self._asking(receipt) as asked:
             if asked is None:
                 return not receipt.duplicate
-            claim = await asked.of(keys.aclaim)
+            claim = await asked.of(aclaim)
         if not self._is_granted(receipt, claim):
             return False
         if not self._is_kept_later(receipt, claim, asked, is_stored_next=is_stored_next):
             with _or_free(receipt):
-                await keys.acomplete(claim, now=asked.now)
+                await acomplete(claim, now=asked.now)
         return True
 
     @contextmanager
@@ -207,7 +209,7 @@ class PublisherKeys:
     def _keys_within(self, given: Any, of: Receipt | None) -> tuple[IdempotencyStore, bool]:
         keys = self._furniture.idempotency
         connection = given if given is not None or of is None else of.connection
-        join: Callable[[Any], IdempotencyStore] | None = getattr(keys, "on", None)
+        join: Callable[[Any], IdempotencyStore] | None = beside(keys, "claim", "on")
         return (keys, False) if connection is None or join is None else (join(connection), True)
 
     def _turned_away(self, receipt: Receipt, key: str, first_id: str | None) -> bool:
@@ -246,7 +248,7 @@ class PublisherKeys:
 
     def _free(self, given: Any, of: Receipt | None, claim: Claim, name: str) -> None:
         keys: Any = self._keys_within(given, of)[0]
-        later = getattr(keys, "release_later", None)
+        later = beside(keys, "release", "release_later")
         try:
             (keys.release if later is None or running_loop() is None else later)(claim)
         except Exception:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Unpack, cast
 
 from eventbus._abort import running_loop
+from eventbus._beside import beside
 from eventbus._delivery import Delivery
 from eventbus._dispatch import adispatch, dispatch
 from eventbus._envelope import here
@@ -249,7 +250,7 @@ class Redriving(Running):
         """
         Do as `_claim`, while the event loop goes on, where the store of letters can.
         """
-        aclaim = getattr(self.dead_letters, "aclaim", None)
+        aclaim = beside(self.dead_letters, "claim", "aclaim")
         if aclaim is None:
             return self._claim(letter, claimant)
         now = self._furniture.clock.time()
@@ -257,7 +258,7 @@ class Redriving(Running):
         return is_ours
 
     async def _aremove(self, letter: DeadLetter) -> None:
-        aremove = getattr(self.dead_letters, "aremove", None)
+        aremove = beside(self.dead_letters, "remove", "aremove")
         if aremove is None:
             self.dead_letters.remove(letter.id)
         else:

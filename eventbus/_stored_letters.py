@@ -14,6 +14,7 @@ from typing import Any, Unpack, cast
 
 import attrs
 
+from eventbus._beside import beside
 from eventbus._records import legible, record_of
 from eventbus.codec import Codec
 from eventbus.dead_letter import AttemptFailure, DeadLetter, Filters, matcher
@@ -117,7 +118,7 @@ class StoredDeadLetters:
         """
         Do as `claim`, while the event loop goes on, where the letters have ways for that.
         """
-        aclaim: Any = getattr(self._letters, "aclaim", None)
+        aclaim = beside(self._letters, "claim", "aclaim")
         if aclaim is None:
             return self._letters.claim(id, owner=owner, ttl=ttl, now=now)
         is_theirs: bool = await aclaim(id, owner=owner, ttl=ttl, now=now)
@@ -127,7 +128,7 @@ class StoredDeadLetters:
         """
         Do as `remove`, in the same way.
         """
-        aremove: Any = getattr(self._letters, "aremove", None)
+        aremove = beside(self._letters, "remove", "aremove")
         if aremove is None:
             return self.remove(id)
         kept: KeptLetter = await aremove(id)

@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from eventbus._abort import running_loop
+from eventbus._beside import beside
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
 from eventbus._receipt import Failure, Receipt, ancestry, free_key
@@ -236,7 +237,7 @@ class Verdict:
         Return what does that to a key: where a loop runs, without a wait, if the store can.
         """
         store = self.furniture.idempotency
-        later = getattr(store, f"{verb}_later", None)
+        later = beside(store, verb, f"{verb}_later")
         return getattr(store, verb) if later is None or running_loop() is None else later
 
     def unkept(self, key: str | None, what: str) -> None:
