@@ -237,8 +237,15 @@ class VirtualClock:
 
         Raises:
             ValueError: The sum is negative or endless: this clock never goes back.
+            TypeError: One of them is no number.
         """
-        step = seconds + 60.0 * minutes + 3_600.0 * hours + 86_400.0 * days
+        try:
+            step = seconds + 60.0 * minutes + 3_600.0 * hours + 86_400.0 * days
+        except TypeError as error:
+            raise TypeError(
+                f"a clock is advanced by numbers, as in advance(hours=1), or, of a timedelta, "
+                f"advance(delta.total_seconds()): {error}"
+            ) from None
         if not 0 <= step < math.inf:
             raise ValueError(
                 f"a clock cannot be advanced by {step!r} seconds; give 0 or more. "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from eventbus._consumer import Consumer
@@ -63,6 +64,16 @@ class Consumers:
         Return who consumes what.
         """
         return list(self._by_subscription.items())
+
+    def left(self) -> dict[str, int]:
+        """
+        Return how many events of the log each subscription has before it, but for none.
+        """
+        lags = dict[str, int]()
+        for subscription, consumer in self.items():
+            with suppress(Exception):  # the store cannot be reached, or was closed before
+                lags[subscription.name] = consumer.place().lag
+        return {name: lag for name, lag in lags.items() if lag}
 
     def get(self, subscription: Subscription) -> Consumer | None:
         """

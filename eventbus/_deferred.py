@@ -75,6 +75,14 @@ class Deferred:
             block = block._outer
         return block
 
+    @property
+    def waiting(self) -> int:
+        """
+        How many publishes wait for its end, and for that of the blocks around it.
+        """
+        outer = None if self._outer is None else self._outer.open
+        return len(self._receipts) + (0 if outer is None else outer.waiting)
+
     def check(self, receipts: Sequence[Receipt]) -> None:
         """
         Refuse to add what could not be stored at the end of the block with what waits here.

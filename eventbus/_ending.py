@@ -31,6 +31,9 @@ class DrainReport:
         running: How many of them a handler was still at.
         states: What the durable subscriptions among them did, where it was not to consume:
             ``idle`` where the bus was not started, ``standby`` or ``stopped``.
+        in_log: How many events durable subscriptions have before them in the log after
+            `EventBus.close`. They are not lost: whoever consumes the subscription next
+            handles them.
 
     .. versionadded:: 0.1
     """
@@ -38,20 +41,20 @@ class DrainReport:
     left: Mapping[str, int]
     running: Mapping[str, int]
     states: Mapping[str, str] = attrs.field(factory=dict[str, str])
+    in_log: Mapping[str, int] = attrs.field(factory=dict[str, int])
 
     @property
     def ok(self) -> bool:
         """
-        Whether all that was accepted has been handled.
+        Whether all that was accepted has been handled, but for what is safe in the log.
         """
         return not self.left
 
     def __str__(self) -> str:
-        if self.ok:
-            return "all handled"
-        return ", ".join(
-            f"{count} of {name}{self._remark_on(name)}" for name, count in self.left.items()
-        )
+        told = [f"{count} of {name}{self._remark_on(name)}" for name, count in self.left.items()]
+        later = self.in_log.items()
+        told += [f"{count} of {name} (in the log, for later)" for name, count in later]
+        return ", ".join(told) or "all handled"
 
     def _remark_on(self, name: str) -> str:
         if (running := self.running.get(name)) is not None:
@@ -81,16 +84,17 @@ class Ending(Latch):
         self.unpublished = 0
         self.report: DrainReport | None = None
 
-    def account(self) -> DrainReport:
+    def account(self, in_log: Mapping[str, int]) -> DrainReport:
         """
-        Return what was given up, now that nothing more will be.
+        Return what was given up, now that nothing more will be, and what the log has.
         """
         before = self.before or {}
         left = [(each.name, each.depth().undelivered - was) for each, was in before.items()]
-        return _report(
+        report = _report(
             [*left, (LATER, self.unpublished)],
             [(each.name, count) for each, count in self.running.items()],
         )
+        return attrs.evolve(report, in_log=dict(in_log))
 
 
 def still_pending(queues: Iterable[Intake]) -> DrainReport:

@@ -225,6 +225,19 @@ class Hearing:
             and record.key in self._books.dead_keys
         )
 
+    def may_hold(self, key: str) -> bool:
+        """
+        Whether events of a key may wait behind a letter, as far as is known without the store.
+        """
+        return self.state != "consuming" or key in self._books.dead_keys
+
+    @property
+    def awaits_start(self) -> bool:
+        """
+        Whether nothing is done before the bus is started; where tests take turns, they do that.
+        """
+        return not (self.is_started or self._is_quiet)
+
     @property
     def hands_out(self) -> bool:
         """

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import attrs
 
-from eventbus._event import declaration_of, refuse_no_event
+from eventbus._event import declaration_of, refuse_no_event, text_of
 from eventbus._job import Depth
 from eventbus._registry import Registry
 from eventbus._routing import Router
 from eventbus._subscription import Subscription, spelled
+from eventbus.errors import NotAnEventError
 from eventbus.idempotency import Claim
 
 __all__ = [
@@ -241,82 +243,144 @@ def explain(
     Say of each subscription whether it would be called: callees in order, then the rest.
 
     Args:
-        event: What would be published.
+        event: What would be published; or its class, and what filters and keys say of such
+            an event is left open.
         registry: Where the subscriptions are.
         is_closed: The bus of the registry takes no more events.
         keys: The store of keys, asked if it can tell without a claim.
         now: What the monotonic clock shows.
 
     Raises:
-        NotAnEventError: Publishing it would be refused.
+        NotAnEventError: It can be no event.
     """
-    refuse_no_event(type(event))
-    matching = registry.matching(type(event))
-    met, look = set(matching), getattr(keys, "look", None)
+    look = getattr(keys, "look", None)
     look = None if look is None else partial(look, now=now)
+    asked = _Asked(event, *_read(event), is_closed=is_closed, look=look)
+    matching = registry.matching(asked.event_type)
+    met = set(matching)
     return (
-        *(_explain_match(event, each, look, is_closed=is_closed) for each in matching),
-        *(_explain_other(event, each) for each in registry if each not in met),
+        *(_explain_match(asked, each) for each in matching),
+        *(_explain_other(asked.event_type, each) for each in registry if each not in met),
     )
 
 
-def _explain_match(
-    event: object, subscription: Subscription, look: Look | None, *, is_closed: bool
-) -> Explanation:
-    options = subscription.options
+@attrs.frozen
+class _Asked:
+    """
+    What would be published, and what is known of the bus.
+    """
+
+    event: Any
+    event_type: type
+    is_open: bool  # only its class is known
+    is_closed: bool
+    look: Look | None
+
+
+def _read(event: object) -> tuple[type, bool]:
+    """
+    Return the class that an event is of, and whether it was all that is given.
+    """
+    is_open = issubclass(type(event), type)
+    event_type: Any = event if is_open else type(event)
+    try:
+        refuse_no_event(event_type)
+    except NotAnEventError:
+        raise NotAnEventError(
+            f"{event!r} can be no event. Give explain() one that might be published, or the "
+            f"class of such events."
+        ) from None
+    return event_type, is_open
+
+
+def _explain_match(asked: _Asked, subscription: Subscription) -> Explanation:
     rule = f"subscribed to {spelled(subscription.event_types)}"
     rule += ", from the log" if subscription.is_durable else ""
     rule += ", in its queue" if subscription.is_queued else ""
     rule += ", once it is resumed" if subscription.is_paused else ""
-    refusal = None
-    if is_closed:
+    condition, refusal = "", None
+    if asked.is_closed:
         refusal = "the bus is closed"
     elif subscription.handler is None:
         refusal = "its handler was held weakly and is gone"
-    elif subscription.is_durable and not declaration_of(type(event)).logged:
+    elif subscription.is_durable and not declaration_of(asked.event_type).logged:
         refusal = "it takes its events from the log, and this one is declared with logged=False"
-    elif options.where is not None:
-        refusal = _asked(options.where, event)
-    if refusal is None and options.idempotency_key is not None:
-        condition, refusal = _keyed(event, subscription, options.idempotency_key, look)
-        rule += condition
+    elif asked.is_open:
+        condition = _left_open(subscription)
+    else:
+        condition, refusal = _met(asked, subscription)
     return Explanation(
-        subscription=subscription.name, called=refusal is None, reason=refusal or rule
+        subscription=subscription.name, called=refusal is None, reason=refusal or rule + condition
     )
 
 
-def _keyed(
-    event: object, subscription: Subscription, read: Callable[[object], object], look: Look | None
-) -> tuple[str, str | None]:
+def _left_open(subscription: Subscription) -> str:
     """
-    Return on what condition its key lets the event pass, and why it does not, if so.
+    Return on what conditions events of a class reach a subscription.
     """
-    try:
-        if (key := read(event)) is None:
-            return "", None
-        if look is None:
-            return f", unless key {str(key)!r} has been handled", None
-        claim = look(subscription.name, str(key))
-    except Exception as error:
-        return "", f"its idempotency key raises {error!r}, which fails the delivery"
-    if claim is None:
-        return f", and key {str(key)!r} is free", None
-    if claim.state == "done":
-        return "", f"key {str(key)!r} has been handled"
-    return f", unless another delivery of key {str(key)!r}, under way, succeeds", None
+    options = subscription.options
+    text = "" if options.where is None else ", if its filter (where=) lets it pass"
+    return text + ("" if options.idempotency_key is None else ", unless its key has been handled")
 
 
-def _asked(where: Callable[[object], object], event: object) -> str | None:
+def _met(asked: _Asked, subscription: Subscription) -> tuple[str, str | None]:
+    """
+    Return on what condition filter and key let an event pass, and why they do not, if so.
+    """
+    options = subscription.options
+    if options.where is not None and (refusal := _refused(options.where, asked.event)) is not None:
+        return "", refusal
+    if options.idempotency_key is None:
+        return "", None
+    return _keyed(asked, subscription.name, options.idempotency_key)
+
+
+def _refused(where: Callable[[object], object], event: object) -> str | None:
     try:
         return None if where(event) else "its filter (where=) says no"
     except Exception as error:
         return f"its filter (where=) raises {error!r}, which fails the delivery"
 
 
-def _explain_other(event: object, subscription: Subscription) -> Explanation:
-    return Explanation(
-        subscription=subscription.name,
-        called=False,
-        reason=f"subscribed to {spelled(subscription.event_types)}, "
-        f"which {type(event).__qualname__} is not",
+def _keyed(asked: _Asked, name: str, read: Callable[[object], object]) -> tuple[str, str | None]:
+    try:
+        if (key := text_of(read(asked.event))) is None:
+            return "", None
+        if asked.look is None:
+            return f", unless key {key!r} has been handled", None
+        claim = asked.look(name, key)
+    except Exception as error:
+        return "", f"its idempotency key raises {error!r}, which fails the delivery"
+    if claim is None:
+        return f", and key {key!r} is free", None
+    if claim.state == "done":
+        return "", f"key {key!r} has been handled"
+    return f", unless another delivery of key {key!r}, under way, succeeds", None
+
+
+def _explain_other(event_type: type, subscription: Subscription) -> Explanation:
+    types, name = subscription.event_types, event_type.__qualname__
+    reason = f"subscribed to {spelled(types)}, which {name} is not"
+    if any(each.__qualname__ == name for each in types):
+        reason = _told_apart(types, event_type)
+    return Explanation(subscription=subscription.name, called=False, reason=reason)
+
+
+def _told_apart(types: tuple[type, ...], event_type: type) -> str:
+    """
+    Write with their modules what would be spelled alike, and whence that comes.
+    """
+    name, module = event_type.__qualname__, event_type.__module__
+    modules = [each.__module__ for each in types if each.__qualname__ == name]
+    shown = " | ".join(
+        f"{each.__module__}.{name}" if each.__qualname__ == name else each.__qualname__
+        for each in types
+    )
+    why = (
+        "Was the code that makes it run again since?"
+        if module in modules
+        else "Is one file imported under two names?"
+    )
+    return (
+        f"subscribed to {shown}, which this {module}.{name} is not: two classes of one name. {why}"
     )

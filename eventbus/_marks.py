@@ -28,7 +28,7 @@ from eventbus.errors import HandlerSignatureError
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
-__all__ = ["is_bare", "marks_in", "on"]
+__all__ = ["check_order", "is_bare", "marks_in", "on"]
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., object])
@@ -38,6 +38,18 @@ S = TypeVar("S")
 Mark = tuple[Any, dict[str, Any]]
 
 _SLOT = "__eventbus_marks__"
+
+# What to do about a holder without marks, by what it is.
+_CURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (type, " It is a class: include an instance of it."),
+    (types.ModuleType, " What it only imports is included with the module that defines it."),
+    (str, " It is text: import the module, and include that."),
+    ((list, tuple, set, frozenset), " Include each by itself: bus.include(*holders)."),
+    (
+        (types.FunctionType, types.MethodType),
+        " Mark it where it is defined, or subscribe it: bus.subscribe(OrderPlaced, handler).",
+    ),
+)
 
 
 class Marking(Protocol[E]):
@@ -117,6 +129,11 @@ def is_bare(target: object, others: tuple[object, ...], options: dict[str, Any])
         HandlerSignatureError: It is neither, or a handler with options, or not the only one.
     """
     if others:
+        if event_types_of(others[0]) is None and callable(others[0]):
+            raise HandlerSignatureError(
+                "on() decorates a handler: @bus.on(OrderPlaced). One that is there already is "
+                "subscribed: bus.subscribe(OrderPlaced, handler)."
+            )
         raise HandlerSignatureError(
             f"on() takes one event class, and {1 + len(others)} are given. For several, give the "
             f"union of them: @bus.on(OrderPlaced | OrderPaid)."
@@ -135,6 +152,26 @@ def is_bare(target: object, others: tuple[object, ...], options: dict[str, Any])
     return True
 
 
+def check_order(event_type: object, handler: object) -> None:
+    """
+    Refuse what `subscribe` cannot have been meant to be given: one thing, or the two swapped.
+
+    Raises:
+        HandlerSignatureError: The handler is missing, or comes first.
+    """
+    if handler is None:
+        raise HandlerSignatureError(
+            f"subscribe() takes an event class and a handler, bus.subscribe(OrderPlaced, handler), "
+            f"and there is only {event_type!r}. To decorate a handler, write @bus.on(OrderPlaced)."
+        )
+    is_class = event_types_of(event_type) is not None
+    if not is_class and callable(event_type) and event_types_of(handler) is not None:
+        raise HandlerSignatureError(
+            f"subscribe() takes the event class first, and then the handler {event_type!r}: "
+            f"bus.subscribe(OrderPlaced, handler)."
+        )
+
+
 def marks_in(holder: object) -> Iterator[tuple[Any, AnyHandler, dict[str, Any]]]:
     """
     Yield event type, handler and options of each mark in *holder*.
@@ -150,11 +187,7 @@ def marks_in(holder: object) -> Iterator[tuple[Any, AnyHandler, dict[str, Any]]]
             found = True
             yield given, handler, options
     if not found:
-        cure = ""
-        if isinstance(holder, type):
-            cure = " It is a class: include an instance of it."
-        elif isinstance(holder, types.ModuleType):
-            cure = " What it only imports is included with the module that defines it."
+        cure = next((text for kind, text in _CURES if isinstance(holder, kind)), "")
         raise ValueError(f"{holder!r} has no handler marked with @on.{cure}")
 
 

@@ -20,7 +20,7 @@ from eventbus._event import Declaration
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
 from eventbus._publisher_keys import PublisherKeys
-from eventbus._receipt import Failure, Receipt, ancestry, begin, free_key, raise_failures
+from eventbus._receipt import Receipt, ancestry, begin, free_key, raise_failures
 from eventbus._route import Route
 from eventbus._verdict import cycle_at_limit, log_failure
 from eventbus.dead_letter import DeadLetter
@@ -238,12 +238,14 @@ class Publisher:
         Raises:
             HandlerErrors: Some failed, on a bus with ``errors="raise"``.
         """
-        failures: list[Failure] = []
         for receipt in receipts:
             self.settle(receipt)
-            failures += receipt.failures
-        if self.raises and failures:
-            raise_failures(f"{len(receipts)} events", failures)
+        if self.raises:
+            failed = [
+                (each, receipt.route.name) for receipt in receipts for each in receipt.failures
+            ]
+            if failed:
+                raise_failures(f"{len(receipts)} events", failed)
         return list(receipts)
 
     def interrupted(self, receipt: Receipt) -> None:

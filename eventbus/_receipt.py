@@ -216,10 +216,10 @@ class Receipt:
 
         Raises:
             HandlerErrors: One member for each failure, with a note that names its
-                subscription.
+                subscription and event.
         """
         if self.failures:
-            raise_failures(self.route.name, self.failures)
+            raise_failures(self.route.name, [(each, self.route.name) for each in self.failures])
 
     def __repr__(self) -> str:
         facts = [f"delivered={self.delivered}"]
@@ -281,22 +281,32 @@ def lender(receipt: Receipt) -> Receipt | None:
     return None
 
 
-def raise_failures(what: str, failures: Sequence[Failure]) -> NoReturn:
+def raise_failures(
+    what: str, failed: Sequence[tuple[Failure, str]], shown: Sequence[str] | None = None
+) -> NoReturn:
     """
-    Raise *failures* of *what* as one group.
+    Raise the failures of *what* as one group.
+
+    Args:
+        what: An event's name, or what else is to be said to have failed.
+        failed: The failures, each with the name of its event.
+        shown: How each event is named in the note, if not by its name.
     """
-    for failure in failures:
-        _note(failure)
-    count = f"{len(failures)} handler{'s' * (len(failures) != 1)}"
+    texts = shown or [name for _, name in failed]
+    for (failure, _), text in zip(failed, texts, strict=True):
+        _note(failure, text)
+    count = f"{len(failed)} handler{'s' * (len(failed) != 1)}"
+    names = [f"{each.subscription}{f' ({name})' * (name != what)}" for each, name in failed]
+    failures = [failure for failure, _ in failed]
     raise HandlerErrors(
-        f"{count} of {what} failed: {', '.join(each.subscription for each in failures)}",
+        f"{count} of {what} failed: {', '.join(names)}",
         [failure.exception for failure in failures],
         failures,
     ) from None
 
 
-def _note(failure: Failure) -> None:
+def _note(failure: Failure, event: str) -> None:
     attempts = f"{failure.attempts} attempt" + "s" * (failure.attempts != 1)
-    note = f"in subscription {failure.subscription!r}, after {attempts}"
+    note = f"in subscription {failure.subscription!r} of {event}, after {attempts}"
     if note not in getattr(failure.exception, "__notes__", ()):
         failure.exception.add_note(note)

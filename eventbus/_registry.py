@@ -136,9 +136,27 @@ def _cure(first: Subscription, second: Subscription) -> str:
             "It is this very handler: perhaps what it stands in is included, or run, twice. If it "
             "is to be called twice, give it another name with name=."
         )
+    if _is_anew(handler, other):
+        return (
+            f"The two handlers are of one module and name. If their code was run again, as a "
+            f"notebook's cell is, cancel the one before: [each.cancel() for each in "
+            f"bus.subscriptions if each.name == {first.name!r}]. If they are two, give the new "
+            f"one a name of its own with name=."
+        )
     if is_method:
         return "For another instance, subscribe its method with a name of its own, name=."
     return (
         "Give the new one a name of its own with name=, or subscribe one handler to several "
         "events at once with a union: A | B."
     )
+
+
+def _is_anew(handler: object, other: object) -> bool:
+    """
+    Whether two functions, or methods, are of one name, as after a reload.
+    """
+    first, second = (getattr(each, "__func__", each) for each in (handler, other))
+    if not (isinstance(first, types.FunctionType) and isinstance(second, types.FunctionType)):
+        return False
+    names = [(each.__module__, each.__qualname__) for each in (first, second)]
+    return first is not second and names[0] == names[1]

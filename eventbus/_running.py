@@ -106,9 +106,11 @@ class Running(Storing):
         """
         Take no more events, handle those that were accepted, and end. Idempotent.
 
-        What handlers publish meanwhile is still delivered. When the time is over, what is
-        left is kept as dead letters with reason ``undelivered``, async handlers are
-        cancelled, and the bus ends; a sync handler that still runs cannot be stopped.
+        Of durable subscriptions, what is being handled comes to its end; the rest stays in the
+        log, and is in the report. What handlers publish meanwhile is still delivered. When the
+        time is over, what is left is kept as dead letters with reason ``undelivered``, async
+        handlers are cancelled, and the bus ends; a sync handler that still runs cannot be
+        stopped.
         A publish under way elsewhere goes on with its sync handlers, and what they publish
         is delivered to sync handlers, also when the bus has ended.
 
@@ -141,8 +143,21 @@ class Running(Storing):
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *raised: object) -> None:
+        """
+        Close the bus; where that is refused, what the block raised goes before.
+        """
+        __tracebackhide__ = True  # to pytest: for it the block ends in the test
+        try:
+            self.close()
+        except RunningLoopError as refused:
+            text = f"{refused} Where a with block ends, make it an async with block."
+            error = raised[1] if any(raised) else None
+            if not isinstance(error, BaseException):
+                raise RunningLoopError(text, subscription=refused.subscription) from None
+            error.add_note(f"and {self.name} could not be closed: {text}")
+            if not isinstance(error, Exception):  # its notes are hardly ever shown
+                logger().error("%s could not be closed: %s", self.name, text)
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -289,7 +304,7 @@ class Running(Storing):
         self._alarms.close()
         self._furniture.loop_thread.close()
         self._put_away()
-        ending.report = report = ending.account()
+        ending.report = report = ending.account(self._in_log or {})
         if not report.ok:
             logger().warning("%s is closed with events not handled: %s", self.name, report)
         ending.has_come()

@@ -198,12 +198,12 @@ def _parameters(
             f"{signature} takes no event: a handler is called with the event as its first "
             f"argument. Give it a positional parameter.",
         )
-    envelope = _envelope(signature, positional, handler, name, connection)
     written = positional[0].annotation if positional else _UNKNOWN
     if positional and _is_envelope(written, handler):
         _refuse(
             name, f"{signature}: the event comes first, and the Envelope second: (event, envelope)"
         )
+    envelope = _envelope(signature, positional, handler, name, connection)
     if positional and written is _UNKNOWN and hasattr(handler, "__wrapped__"):
         # A decorator's own parameter; unless it adds or takes away some, it is the handler's.
         inner = _signature(handler, follow=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from eventbus._delivery import Delivery
 from eventbus._event import declaration_of
-from eventbus._insight import DurableStats
+from eventbus._insight import DurableStats, Explanation
 from eventbus._mode import Durable
 from eventbus._options import refuse_option
 from eventbus._receipt import Receipt, lender
@@ -43,6 +43,9 @@ class Storing(Wiring):
     _store: Store | None = None
     _log: LogWriter | None = None
     _consumers: Consumers | None = None
+    _in_log: dict[str, int] | None = None  # what its end has left there, by subscription
+    # What to do where it has none, and a durable subscription comes.
+    _cure: str = 'Give it a store: EventBus(store=SQLiteStore("app.db")).'
 
     def _use(self, store: Store, codec: Codec) -> None:
         from eventbus._consumers import Consumers  # late, as all below: for start-up time
@@ -99,8 +102,8 @@ class Storing(Wiring):
             refuse_option(
                 "delivery",
                 subscription.name,
-                "delivery=Durable() is from the event log of the bus, and this one has none. Give "
-                'it a store: EventBus(store=SQLiteStore("app.db")).',
+                f"delivery=Durable() is from the event log of the bus, and this one has none. "
+                f"{self._cure}",
             )
         if subscription.name.startswith("projection:"):
             refuse_option(
@@ -170,6 +173,35 @@ class Storing(Wiring):
 
         return DurableDelivery(subscription, self._furniture, target, consumer)
 
+    def explain(self, event: object, /) -> tuple[Explanation, ...]:
+        """
+        Say, subscription by subscription, whether *event* would reach it, and why.
+
+        Of a durable one, also whether anybody consumes it, and whether it, or the event's key,
+        waits behind a dead letter: for that the store is asked.
+
+        Args:
+            event: What would be published. Or its class: what filters and keys say is then
+                left open.
+
+        Raises:
+            NotAnEventError: It can be no event.
+            StoreError: The store cannot say.
+        """
+        told = super().explain(event)
+        if self._consumers is None or self._store is None or self._stand_in() is not self:
+            return told
+        from eventbus._outlook import looked_ahead
+
+        items, letters = self._consumers.items(), self._store.letters
+        consumers = {each.name: consumer for each, consumer in items if each.is_live}
+        return tuple(
+            looked_ahead(each, event, consumers[each.subscription], letters)
+            if each.called and each.subscription in consumers
+            else each
+            for each in told
+        )
+
     def _places(self) -> dict[Subscription, DurableStats]:
         consumers = self._consumers
         if consumers is None or self.is_closed:
@@ -205,6 +237,8 @@ class Storing(Wiring):
         """
         if self._store is not None and self._consumers is not None:
             self._consumers.close()
+            if self._in_log is None:
+                self._in_log = self._consumers.left()
             self._store.close()
 
 

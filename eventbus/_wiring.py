@@ -38,7 +38,7 @@ from eventbus._insight import DurableStats, Explanation, Stats, explain, stats_o
 from eventbus._intake import Intake
 from eventbus._keeping import QueuedDelivery
 from eventbus._loop_thread import LoopThread
-from eventbus._marks import is_bare, marks_in
+from eventbus._marks import check_order, is_bare, marks_in
 from eventbus._options import AnyHandler, SubscriptionOptions
 from eventbus._publisher import Publisher
 from eventbus._registry import Registry
@@ -195,7 +195,7 @@ class Wiring(Replaceable):
         **options: Unpack[SubscriptionOptions[E]],
     ) -> Subscription: ...
 
-    def subscribe(self, event_type: Any, handler: Any, /, **options: Any) -> Subscription:
+    def subscribe(self, event_type: Any, handler: Any = None, /, **options: Any) -> Subscription:
         """
         Subscribe *handler* to events of a class and its subclasses.
 
@@ -213,6 +213,7 @@ class Wiring(Replaceable):
             SubscriptionOptionError: An option cannot work for it.
             DuplicateNameError: Its name is taken.
         """
+        check_order(event_type, handler)
         return self._subscribe(event_type, handler, options)
 
     def include(self, *holders: object) -> tuple[Subscription, ...]:

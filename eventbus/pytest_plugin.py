@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from eventbus.testing import TestBus
 
-__all__ = ["test_bus"]
+__all__ = ["durable_test_bus", "test_bus"]
 
 
 @pytest.fixture
@@ -26,4 +26,15 @@ def test_bus() -> Iterator[TestBus]:
     from eventbus.testing import TestBus  # late: only for those who use it
 
     with TestBus() as bus:
+        yield bus
+
+
+@pytest.fixture
+def durable_test_bus() -> Iterator[TestBus]:
+    """
+    Provide a fresh `eventbus.testing.TestBus` with a store, for durable subscriptions.
+    """
+    from eventbus.testing import TestBus  # late: only for those who use it
+
+    with TestBus(durable=True) as bus:
         yield bus

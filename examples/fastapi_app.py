@@ -16,7 +16,7 @@ correlation id of all that follows from it, however many events further on.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Annotated
@@ -133,7 +133,7 @@ def make_app() -> FastAPI:
     """
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with EventBus(name="shop") as bus:
             app.state.bus = bus
             app.state.office = BackOffice(bus)

@@ -371,14 +371,14 @@ def main_on(path: str, pace: float) -> int:
             for order in read_orders(ORDERS):
                 print(f"  {order.order_id}  {take(bus, order)}", flush=True)
                 time.sleep(pace)
-            bus.drain(timeout=60.0)
+            print(f"  by then: {bus.drain(timeout=60.0)}")
 
             heading("A samovar is bought, and what could not be done redriven")
             db.execute("INSERT OR IGNORE INTO stock VALUES ('samovar', 1)")
             for receipt in bus.redrive_all():
                 outcome = "✓" if receipt.ok else "✗"
                 print(f"  {receipt.envelope.key}  {outcome} {receipt.envelope.name}, redriven")
-            bus.drain(timeout=60.0)
+            print(f"  by then: {bus.drain(timeout=60.0)}")
 
         heading(f"What the world saw of it, as it stands in {path}")
         paid = db.execute("SELECT order_id, amount FROM payments ORDER BY order_id").fetchall()

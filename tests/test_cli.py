@@ -323,7 +323,7 @@ shop.placed  A-1  #1  +0.000 s
 ├─ ✗ payment: dead letter, 1 attempt  l1
 │     1: ConnectionError: the bank\\nis closed
 ╰─ shop.reserved  A-1  #2  +0.012 s
-   ├─ ✗ mailer: dead letter, 0 attempts  l2
+   ├─ ✗ mailer: dropped by its full queue  l2
    ├─ … payment: not finished, 1 attempt  due 1970-01-01T00:01:39.500+00:00
    │     1: ConnectionError: the bank\\nis closed
    ╰─ shop.paid  A-1  #3  +0.012 s
@@ -438,13 +438,88 @@ def test_dead_letters_are_listed(path: str, capsys: pytest.CaptureFixture[str]):
     """
     assert 0 == main([path, "dead", "list"])
     assert [
-        "ID  LAST FAILURE                   SUBSCRIPTION  NAME           KEY  ATTEMPTS  ERROR"
-        "            MESSAGE",
-        "l1  2024-02-29T12:00:05.000+00:00  payment       shop.placed    A-1  1         "
+        "ID  LAST FAILURE                   SUBSCRIPTION  REASON   NAME           KEY  ATTEMPTS  "
+        "ERROR            MESSAGE",
+        "l1  2024-02-29T12:00:05.000+00:00  payment       failed   shop.placed    A-1  1         "
         "ConnectionError  the bank\\nis closed",
-        "l2  2024-02-29T12:00:05.000+00:00  mailer        shop.reserved  A-1  0"
-        "                          -",
+        "l2  2024-02-29T12:00:05.000+00:00  mailer        dropped  shop.reserved  A-1  0"
+        "                          dropped by its full queue",
     ] == lines(capsys)
+
+
+UNCALLED: dict[str, Any] = {"failures": "[]", "error_type": "", "attempts": 0}
+FATES = {
+    "dropped": "dropped by its full queue",
+    "undelivered": "not handled before the bus was closed",
+    "unreadable": "cannot be read",
+    "held": "held behind l1",
+    "of a later version": "of a later version",
+}
+
+
+def with_letters(path: str, *reasons: str, **facts: Any) -> None:
+    """
+    Keep a letter of ``payment`` for each reason, behind one that holds the key.
+    """
+    with SQLiteStore(path) as store:
+        store.letters.replace(attrs.evolve(store.letters.get("l1"), holds_key=True))
+        [of] = store.log.read(limit=1, after=2)
+        for number, reason in enumerate(reasons):
+            given = {**UNCALLED, "holds_key": reason == "held", **facts}
+            store.letters.add(letter(f"n{number}", of, reason=reason, **given))
+
+
+@pytest.mark.parametrize(("reason", "fate"), FATES.items())
+def test_a_letter_without_a_failure_says_why_it_is_one(
+    path: str, capsys: pytest.CaptureFixture[str], reason: str, fate: str
+):
+    """
+    In the list and in the tree; what is held says what has to go first.
+    """
+    with_letters(path, reason)
+    assert 0 == main([path, "dead", "list"])
+    assert lines(capsys)[-1].endswith(f"  {fate}")
+    assert 0 == main([path, "trace", "e1"])
+    mark = "⏸" if reason == "held" else "✗"
+    assert f"      ╰─ {mark} payment: {fate}  n0" in lines(capsys)
+
+
+def test_what_is_held_names_the_letter_before_it_for_programs(
+    path: str, capsys: pytest.CaptureFixture[str]
+):
+    """
+    The list, the letter and the tree have its id; others have none.
+    """
+    with_letters(path, "held", "held")
+    expected = [("l1", "failed", None), ("l2", "dropped", None)]
+    expected += [("n0", "held", "l1"), ("n1", "held", "l1")]
+    assert 0 == main([path, "dead", "list", "--json"])
+    listed = objects(capsys)
+    assert expected == [(each["id"], each["reason"], each["behind"]) for each in listed]
+    assert [None] * 3 == [each["message"] for each in listed[1:]]
+    assert 0 == main([path, "dead", "show", "n0", "--json"])
+    assert ["l1"] == [each["behind"] for each in objects(capsys)]
+    assert 0 == main([path, "trace", "e1", "--json"])
+    traced = [each for event in objects(capsys) for each in event["deliveries"]]
+    assert expected == sorted(
+        (each["letter_id"], each["reason"], each["behind"])
+        for each in traced
+        if each["state"] == "dead"
+    )
+
+
+def test_what_is_held_behind_nothing_goes_on(path: str, capsys: pytest.CaptureFixture[str]):
+    """
+    The letter before it is gone: whoever consumes the subscription takes it up.
+    """
+    with_letters(path, "held", attempts=1)
+    assert 0 == main([path, "dead", "discard", "l1"])
+    assert 0 == main([path, "trace", "e1"])
+    assert "      ╰─ ⏸ payment: held until its key goes on, 1 attempt  n0" in lines(capsys)
+    assert 0 == main([path, "dead", "edit", "n0", "--payload", "{}"])  # it holds the key itself
+    capsys.readouterr()
+    assert 0 == main([path, "dead", "show", "n0", "--json"])
+    assert [None] == [each["behind"] for each in objects(capsys)]
 
 
 @pytest.mark.parametrize(

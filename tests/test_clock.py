@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,20 @@ def test_a_virtual_clock_never_goes_back(seconds: float):
     clock = VirtualClock()
     with pytest.raises(ValueError, match=r"give 0 or more\. Its wall clock alone .* jump\(\)"):
         clock.advance(seconds)
+    assert 0.0 == clock.monotonic()
+
+
+@pytest.mark.parametrize("amount", [timedelta(hours=1), "5", None])
+@pytest.mark.parametrize("unit", ["seconds", "hours"])
+def test_a_virtual_clock_is_advanced_by_numbers(unit: str, amount: Any):
+    """
+    Anything else is refused by an error that shows how it is written.
+    """
+    clock = VirtualClock()
+    with pytest.raises(
+        TypeError, match=r"advance\(hours=1\), or, .* advance\(delta\.total_seconds"
+    ):
+        clock.advance(**{unit: amount})
     assert 0.0 == clock.monotonic()
 
 

@@ -501,6 +501,51 @@ def test_a_stopped_subscription_does_not_go_on_before_its_letter_is_kept(
     assert ["failed"] == shop.letters()
 
 
+@pytest.mark.parametrize("is_started", [False, True])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_close_counts_what_stays_in_the_log(
+    tmp_path: Path, is_started: bool, is_async: bool
+) -> None:
+    """
+    It is no loss, but nobody is told that it was handled; and the next process handles it.
+    """
+    path, numbers, began, go_on = (
+        tmp_path / "shop.db",
+        list[int](),
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def handle(placed: Placed) -> None:
+        numbers.append(placed.number)
+        began.set()
+        assert go_on.wait(PATIENCE)
+
+    bus = EventBus(store=SQLiteStore(path))
+    bus.subscribe(Placed, handle, name="a", delivery=HOLD)
+    bus.subscribe(Fact, print, name="nothing", delivery=HOLD)
+    bus.publish_many([Placed(1), Placed(2), Placed(3)])
+    if is_started:
+        bus.start()
+        assert began.wait(PATIENCE)
+    closing = threading.Thread(
+        target=lambda: reports.append(asyncio.run(bus.aclose()) if is_async else bus.close())
+    )
+    reports = list[Any]()
+    closing.start()
+    go_on.set()
+    closing.join(PATIENCE)
+    [report] = reports
+    left = 3 - len(numbers)
+    assert (True, left) == (report.ok, report.in_log.get("a", 0))
+    assert f"{left} of a (in the log, for later)" in str(report) or not left
+    with EventBus(store=SQLiteStore(path)) as bus:
+        bus.subscribe(Placed, handle, name="a", delivery=HOLD)
+        assert bus.drain(PATIENCE).ok
+        assert {} == bus.close().in_log
+    assert [1, 2, 3] == numbers
+
+
 def test_a_drain_counts_what_waits_for_the_start(store: Store) -> None:
     """
     A bus that was not started handles nothing, and does not say that all was handled.

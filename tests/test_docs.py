@@ -43,6 +43,20 @@ def test_every_python_block_of_a_page_runs(
     assert examples
 
 
+def test_the_tutorial_can_be_run_after_each_step(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Its file grows block by block, and is run each time, in the same folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "tutorial.md"
+    with caplog.at_level(logging.CRITICAL, logger="eventbus"):
+        for length in range(1, 1 + len(list(SYBIL.parse(page).examples()))):
+            for example in list(SYBIL.parse(page).examples())[:length]:
+                example.evaluate()
+
+
 def test_the_readme_is_among_the_pages() -> None:
     """
     The check looks at the README and at more than one page of the documentation.

@@ -9,11 +9,10 @@ import gc
 import logging
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -457,6 +456,44 @@ def test_what_is_no_connection_to_publish_into_is_named(bus: EventBus, path: Pat
         bus.publish(Placed(1), connection=nonsense)
 
 
+class Session:
+    """
+    Looks like a connection, as those of other libraries do.
+    """
+
+    in_transaction = True
+
+    async def cursor(self) -> None: ...
+
+
+@pytest.mark.parametrize("with_key", [False, True])
+def test_a_connection_of_another_library_is_refused_with_what_to_give_instead(
+    bus: EventBus, with_key: bool
+) -> None:
+    """
+    It may look like one of `sqlite3`; what it stands for is named, and nothing is stored.
+    """
+    options: Any = {"idempotency_key": "once"} if with_key else {}
+    for stranger in (Session(), Session):
+        given: Any = stranger
+        with pytest.raises(TypeError, match=r"not <.*Session.*\.driver_connection.*deferred\(\)"):
+            bus.publish(Placed(1), connection=given, **options)
+    assert bus._store is not None
+    assert 0 == bus._store.log.last_offset()
+
+
+def test_a_connection_of_another_thread_is_refused_as_such(bus: EventBus, path: Path) -> None:
+    """
+    The one that is named is the connection, and not the store.
+    """
+    with (
+        ThreadPoolExecutor(1) as thread,
+        closing(sqlite3.connect(path)) as connection,
+        pytest.raises(StoreError, match=r"the event could not be .*created in a thread"),
+    ):
+        thread.submit(bus.publish, Placed(1), connection=connection).result(PATIENCE)
+
+
 def test_a_duplicate_is_named_in_text_whatever_the_connection_reads(
     bus: EventBus, path: Path
 ) -> None:
@@ -584,20 +621,6 @@ def test_a_process_is_known_to_be_gone_only_where_that_is_certain(process: str, 
     place, _, rest = owners.owner().rpartition(" pid ")
     own, _, life = rest.partition(" ")
     assert gone is owners.is_gone(process.format(place=place, own=own, life=life))
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
-def test_a_process_that_nobody_has_waited_for_is_gone() -> None:
-    """
-    A supervisor may start the next one before it asks how the last one ended.
-    """
-    place = owners.owner().rpartition(" pid ")[0]
-    program = "import sys; sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as child:
-        assert not owners.is_gone(f"{place} pid {child.pid} abc")
-        child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it is not asked how
-        assert owners.is_gone(f"{place} pid {child.pid} abc")
 
 
 @pytest.mark.parametrize("error", [PermissionError, OverflowError])

@@ -221,6 +221,7 @@ def test_the_shop_has_nothing_to_do_twice(tmp_path: Path) -> None:
 
     assert [0, 0] == [first.returncode, second.returncode]
     assert (4, 0) == tuple(each.stdout.count(" stored, and") for each in (first, second))
+    assert (2, 2) == tuple(each.stdout.count("  by then: all handled") for each in (first, second))
     assert 5 == second.stdout.count("stands in the file already")
     world = [each.stdout.partition("What the world")[2] for each in (first, second)]
     assert world[0] == world[1]

@@ -30,6 +30,7 @@ from eventbus._registry import Registry
 from eventbus._subscription import make_subscription
 from eventbus.retry import fixed
 from eventbus.testing import TestBus, VirtualClock, record
+from stable_ids import stable
 
 Publish = Callable[..., Receipt]
 
@@ -314,13 +315,82 @@ def test_a_handler_that_is_gone_is_explained():
     ) == explain(OrderPlaced(), registry)
 
 
-@pytest.mark.parametrize("happened", [None, OrderPlaced, int], ids=repr)
+@pytest.mark.parametrize(
+    "happened", [None, OrderPlaced | int, list[int], [OrderPlaced()], list, type], ids=stable
+)
 def test_what_cannot_be_published_cannot_be_explained(happened: object):
     """
-    An explanation refuses what a publish would refuse.
+    An explanation refuses what a publish would refuse, and says what it takes.
     """
-    with pytest.raises(NotAnEventError):
+    with pytest.raises(NotAnEventError, match=r"can be no event. Give explain\(\) one that might"):
         EventBus().explain(happened)
+
+
+@pytest.mark.parametrize("make", [EventBus, TestBus])
+def test_a_class_may_be_asked_for(make: Any):
+    """
+    Who listens to a class is told without an event: what only an event has is left open.
+    """
+    asked = list[object]()
+    with make() as bus:
+        bus.subscribe(OrderPlaced, handler, name="plain")
+        bus.subscribe(
+            OrderPlaced, handler, name="both", where=asked.append, idempotency_key=asked.append
+        )
+        bus.subscribe(OrderShipped, handler, name="shipped")
+        assert {
+            "plain": (True, "subscribed to OrderPlaced"),
+            "both": (
+                True,
+                "subscribed to OrderPlaced, if its filter (where=) lets it pass, "
+                "unless its key has been handled",
+            ),
+            "shipped": (False, "subscribed to OrderShipped, which OrderPlaced is not"),
+        } == by_name(bus, OrderPlaced)
+        assert ["plain", "both", "shipped"] == [
+            each.subscription for each in bus.explain(OrderShipped) if each.called
+        ]
+    assert [] == asked
+    assert (False, "the bus is closed") == by_name(bus, OrderPlaced)["plain"]
+
+
+def twin(module: str) -> Any:
+    """
+    Make another class that is called as `OrderPlaced`.
+    """
+    return type("OrderPlaced", (), {"__module__": module})
+
+
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [
+        ("shop", "Is one file imported under two names?"),
+        (__name__, "Was the code that makes it run again since?"),
+    ],
+)
+@pytest.mark.parametrize("is_open", [False, True], ids=["event", "class"])
+def test_two_classes_of_one_name_are_told_apart(module: str, cure: str, is_open: bool):
+    """
+    A script that is imported as well, or a cell that was run again, has two of them.
+    """
+    bus = EventBus()
+    bus.subscribe(twin(module) | int, handler, name="take")
+    expected = (
+        f"subscribed to {module}.OrderPlaced | int, which this {__name__}.OrderPlaced is not: "
+        f"two classes of one name. {cure}"
+    )
+    assert {"take": (False, expected)} == by_name(bus, OrderPlaced if is_open else OrderPlaced())
+
+
+def test_a_key_that_is_an_address_is_told():
+    """
+    What a delivery refuses as a key, an explanation does not call free.
+    """
+    bus = EventBus()
+    bus.subscribe(OrderPlaced, handler, name="h", idempotency_key=lambda it: it.order_id.upper)
+    called, reason = by_name(bus, OrderPlaced())["h"]
+    assert not called
+    assert reason.startswith("its idempotency key raises TypeError(")
 
 
 @pytest.mark.parametrize(("called", "text"), [(True, "✓ pay: why"), (False, "✗ pay: why")])

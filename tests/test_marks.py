@@ -421,8 +421,10 @@ def test_an_instance_may_be_called_and_have_methods():
 @pytest.mark.parametrize(
     ("holder", "message"),
     [
-        (unmarked, "has no handler marked with @on.$"),
-        (Warehouse().helper, "has no handler marked with @on.$"),
+        (unmarked, r"with @on\. Mark it where it is defined, or subscribe it: bus\.subscribe\("),
+        (Warehouse().helper, r"with @on\. Mark it where it is defined, or subscribe it"),
+        ("shop.handlers", r"'shop\.handlers' has no .* It is text: import the module"),
+        ([Warehouse()], r"has no .* Include each by itself: bus\.include\(\*holders\)\."),
         (7, "7 has no handler marked with @on.$"),
         (types, r"<module 'types'.* with @on\. What it only imports is included with the module"),
         (Warehouse, r"Warehouse'> has no handler .* It is a class: include an instance of it\."),
@@ -479,6 +481,15 @@ def test_several_events_are_given_as_a_union(mark: Any):
     """
     with pytest.raises(HandlerSignatureError, match=r"2 are given.*OrderPlaced \| OrderPaid"):
         mark(OrderPlaced, OrderPlaced)
+
+
+@pytest.mark.parametrize("mark", [on, EventBus().on])
+def test_a_handler_beside_the_class_is_for_subscribe(mark: Any):
+    """
+    Where the handler is not decorated but given, the error shows the verb that takes it.
+    """
+    with pytest.raises(HandlerSignatureError, match=r"on\(\) decorates .*: bus\.subscribe\(Order"):
+        mark(OrderPlaced, unmarked)
 
 
 def test_including_returns_what_it_made():

@@ -1,5 +1,5 @@
 """
-The pytest plugin: the fixture `test_bus`, and nothing for those who do not ask for it.
+The pytest plugin: the fixtures with a test bus, and nothing for those who do not ask for it.
 """
 
 from __future__ import annotations
@@ -50,6 +50,37 @@ def test_each_test_gets_a_fresh_bus(inner: pytest.Pytester) -> None:
 
         def test_two(test_bus):
             test_bus.assert_nothing_published()
+        """
+    )
+    inner.runpytest_inprocess("-W", "error").assert_outcomes(passed=2)
+
+
+def test_a_bus_with_a_store_has_a_fixture_of_its_own(inner: pytest.Pytester) -> None:
+    """
+    It takes durable subscriptions, and is fresh and closed as the other one.
+    """
+    inner.makepyfile(
+        """
+        from eventbus import Durable, event
+        from eventbus.testing import TestBus
+
+        buses, seen = [], []
+
+        @event
+        class Placed:
+            number: int
+
+        def test_one(durable_test_bus):
+            assert type(durable_test_bus) is TestBus
+            durable_test_bus.subscribe(Placed, seen.append, name="seen", delivery=Durable())
+            durable_test_bus.publish(Placed(1))
+            durable_test_bus.settle()
+            assert seen == [Placed(1)]
+            buses.append(durable_test_bus)
+
+        def test_two(durable_test_bus):
+            assert buses[0].is_closed
+            assert durable_test_bus.subscriptions == ()
         """
     )
     inner.runpytest_inprocess("-W", "error").assert_outcomes(passed=2)
@@ -118,6 +149,9 @@ def test_the_fixture_is_listed_with_what_it_is(inner: pytest.Pytester) -> None:
     """
     result = inner.runpytest_inprocess("--fixtures")
     result.stdout.fnmatch_lines(["test_bus*", "*A fresh `eventbus.testing.TestBus`, closed after*"])
+    result.stdout.fnmatch_lines(
+        ["durable_test_bus*", "*Provide*TestBus` with a store, for durable*"]
+    )
 
 
 def test_those_who_do_not_ask_pay_nothing(inner: pytest.Pytester) -> None:

@@ -36,7 +36,7 @@ def test_without_failures_nothing_is_raised():
 
 def test_asking_twice_notes_the_subscription_once():
     """
-    However often the failures are raised, each error names its subscription once.
+    However often the failures are raised, each error names its subscription and event once.
     """
     bus = EventBus(clock=VirtualClock())
 
@@ -49,7 +49,7 @@ def test_asking_twice_notes_the_subscription_once():
         with pytest.raises(HandlerErrors) as caught:
             receipt.raise_for_failures()
     [error] = caught.value.exceptions
-    assert ["in subscription 'h', after 1 attempt"] == error.__notes__
+    assert ["in subscription 'h' of A, after 1 attempt"] == error.__notes__
     assert "failures=['h']" in repr(receipt)
 
 

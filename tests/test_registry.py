@@ -5,8 +5,12 @@ The subscriptions of a bus: who is in, who matches, in which order.
 from __future__ import annotations
 
 import abc
+import re
+import sys
 import threading
+import types
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -130,6 +134,33 @@ def test_a_name_is_taken_once():
     registry.remove(second)
     assert [first] == list(registry)
     assert () == registry.matching(Returned)
+
+
+class Service:
+    def handle(self, happened: object) -> None: ...
+
+
+@pytest.mark.parametrize("is_method", [False, True], ids=["function", "method"])
+def test_code_that_is_run_again_is_told_to_cancel_the_one_before(is_method: bool):
+    """
+    As in a notebook, where another name would leave both of them subscribed.
+    """
+    made_before = Service.handle if is_method else handler
+    again = types.FunctionType(made_before.__code__, vars(sys.modules[__name__]))
+    again.__qualname__ = made_before.__qualname__
+    first, second = (
+        make_subscription(object, types.MethodType(each, Service()) if is_method else each, {})
+        for each in (made_before, again)
+    )
+    registry = filled(first)
+    with pytest.raises(DuplicateNameError, match=r"run again, .* cancel the one before") as caught:
+        registry.add(second)
+    cure = re.search(r"\[each\.cancel\(\) .*?\]", str(caught.value))
+    assert cure is not None
+    first.retire = registry.remove
+    eval(cure[0], {"bus": SimpleNamespace(subscriptions=registry)})
+    registry.add(second)
+    assert [second] == list(registry)
 
 
 @pytest.mark.parametrize(

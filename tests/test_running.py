@@ -115,6 +115,8 @@ def test_the_report_says_why_what_is_left_is_left():
         states={"mail": "idle", "log": "stopped", "ship": "stopped"},
     )
     assert "3 of mail (not started), 1 of log (1 running), 2 of ship (stopped)" == str(report)
+    report = DrainReport(left={}, running={}, in_log={"ship": 5})
+    assert (True, "5 of ship (in the log, for later)") == (report.ok, str(report))
 
 
 # -- draining
@@ -551,6 +553,45 @@ def test_in_its_own_handler(verb: str):
         f"a{verb}() in a handler of async desk would wait for that handler. Call it from outside.",
         f"{verb}() in a handler of desk would wait for that handler. Call it from outside.",
     ]
+
+
+@pytest.mark.parametrize("raised", [None, KeyError, asyncio.CancelledError])
+def test_a_plain_block_in_the_loop_of_its_handlers(
+    raised: type[BaseException] | None, caplog: pytest.LogCaptureFixture
+):
+    """
+    It cannot be closed by a call, and what the block itself raised comes first.
+    """
+
+    async def handle(asked: Asked) -> None: ...
+
+    async def main() -> BaseException:
+        bus = EventBus(name="desk")
+        bus.subscribe(Asked, handle, delivery=Queued(), name="clerk")
+        try:
+            with bus:
+                await bus.apublish(Asked())
+                if raised is not None:
+                    raise raised("mine")
+        except BaseException as error:
+            return error
+        finally:
+            assert (await bus.aclose(PATIENCE)).ok
+        raise AssertionError("nothing was raised")
+
+    error = asyncio.run(main())
+    cure = "Use await bus.aclose(). Where a with block ends, make it an async with block."
+    if raised is None:
+        assert isinstance(error, RunningLoopError)
+        assert ("clerk", True) == (error.subscription, str(error).endswith(cure))
+        return
+    assert (raised, ("mine",)) == (type(error), error.args)
+    [note] = error.__notes__
+    assert note.startswith("and desk could not be closed: close() in the thread of the event loop")
+    assert note.endswith(cure)
+    # Nobody sees the notes of a cancellation.
+    is_hidden = not isinstance(error, Exception)
+    assert is_hidden == ("desk could not be closed" in caplog.text)
 
 
 @pytest.mark.parametrize("verb", ["drain", "close"])

@@ -24,6 +24,7 @@ from eventbus import (
     Queued,
     QueueFullError,
     RunningLoopError,
+    SubscriptionOptionError,
     current_envelope,
     event,
     fixed,
@@ -253,6 +254,25 @@ def test_settling_until_what_never_comes_fails_at_once(colour: Colour) -> None:
     """
     with TestBus() as bus, pytest.raises(AssertionError, match="nothing more is due"):
         colour.run(colour.settle(bus, until=lambda: False))
+
+
+@both
+@pytest.mark.parametrize("until", [5, timedelta(minutes=1)])
+def test_settling_until_what_is_no_moment_is_refused(colour: Colour, until: Any) -> None:
+    """
+    Seconds are what the clock is advanced by, and the error says so.
+    """
+    with TestBus() as bus, pytest.raises(TypeError, match=r"not .*bus\.clock\.advance\(seconds=5"):
+        colour.run(colour.settle(bus, until=until))
+
+
+def test_a_durable_subscription_is_told_how_a_test_bus_has_a_store() -> None:
+    """
+    The refusal names what a test needs, and not what an application does.
+    """
+    refused = pytest.raises(SubscriptionOptionError, match=r"TestBus\(durable=True\) .*memory")
+    with TestBus() as bus, refused:
+        bus.subscribe(Deposited, print, delivery=Durable())
 
 
 @both
@@ -1110,7 +1130,7 @@ def test_what_a_handler_has_settled_or_waited_for_is_raised_to_the_test() -> Non
         bus.publish(Noted(2))
         bus.clock.advance(1.0)
 
-    with pytest.raises(HandlerErrors, match="Deposited failed: printer, printer"):
+    with pytest.raises(HandlerErrors, match=r"it led to failed: printer \(Noted\), printer"):
         bus.publish(Deposited(1))
     bus.assert_delivered(advance)
 

@@ -642,6 +642,9 @@ def third(placed: OrderPlaced, twice: bool = False, envelope: Envelope | None = 
 def first(envelope: Envelope[OrderPlaced]) -> None: ...
 
 
+def swapped(envelope: Envelope, placed: OrderPlaced) -> None: ...
+
+
 def generator(placed: OrderPlaced) -> Iterator[None]:
     yield
 
@@ -670,6 +673,7 @@ class Generating:
         (Service.own, r"a method without its instance"),
         (third, r"put the Envelope second, right after the event"),
         (first, r"the event comes first, and the Envelope second"),
+        (swapped, r"the event comes first, and the Envelope second: \(event, envelope\)"),
         (generator, r"is a generator function.*Write it without yield"),
         (agenerator, r"is a generator function"),
         (functools.partial(generator), r"is a generator function"),

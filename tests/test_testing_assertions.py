@@ -292,6 +292,20 @@ def test_the_wrong_number_is_a_failure(shop: TestBus, times: int, title: str) ->
     ] == failure_of(lambda: shop.assert_published(OrderPlaced, times=times))
 
 
+@pytest.mark.parametrize("times", ["once", -1, 1.5])
+def test_a_number_of_times_is_a_number(shop: TestBus, times: Any) -> None:
+    """
+    Anything else could never hold, and is refused by each assertion that takes it.
+    """
+    for check, target in (
+        (shop.assert_published, OrderPlaced),
+        (shop.assert_delivered, "charge"),
+        (shop.assert_dead_lettered, OrderPlaced),
+    ):
+        with pytest.raises(TypeError, match=rf"times= says how often .* not {times!r}\. With"):
+            check(target, times=times)  # type: ignore[operator]
+
+
 def test_none_is_not_enough_either(shop: TestBus) -> None:
     """
     A number that none comes near is worded as such.
@@ -687,9 +701,27 @@ def test_what_is_due_later_is_counted(bus: TestBus) -> None:
     assert ["", "2 publishes are due later: advance the clock."] == lines[-2:]
 
 
+def test_what_waits_for_the_end_of_a_block_is_counted(bus: TestBus) -> None:
+    """
+    What was published in a deferred() block is published at its end, and that is said.
+    """
+    nothing = "no OrderPlaced was published. Nothing was published at all."
+    with bus.deferred():
+        bus.publish(OrderPlaced("A-1"))
+        expected = f"{nothing} 1 publish waits for the end of the deferred() block."
+        assert [expected] == failure_of(lambda: bus.assert_published(OrderPlaced))
+        with bus.deferred():
+            bus.publish(OrderPlaced("A-2"))
+            expected = f"{nothing} 2 publishes wait for the end of the deferred() block."
+            assert [expected] == failure_of(lambda: bus.assert_published(OrderPlaced))
+    bus.assert_published(OrderPlaced, times=2)
+    with bus.deferred():
+        assert "InvoiceSent" in failure_of(lambda: bus.assert_published(InvoiceSent))[0]
+
+
 def test_a_redelivery_after_a_failure_tells_both(bus: TestBus) -> None:
     """
-    An event that failed and was redriven has both in its story.
+    An event that failed and was redriven has both in its story, in that order.
     """
     works: list[bool] = []
 
@@ -702,7 +734,11 @@ def test_a_redelivery_after_a_failure_tells_both(bus: TestBus) -> None:
     works.append(True)
     bus.redrive_all()
     lines = failure_of(lambda: bus.assert_delivered("take", times=2))
-    assert "       ✓ delivered, then ✗ failed: ValueError('no paper')" == lines[4]
+    assert "       ✗ failed: ValueError('no paper'), then ✓ delivered" == lines[4]
+    bus.faults.duplicate(InvoiceSent, times=2)
+    bus.publish(InvoiceSent("A-2"))
+    lines = failure_of(lambda: bus.assert_delivered("take", order_id="A-2", times=1))
+    assert "       ✓ delivered twice" == lines[-1]
 
 
 def test_an_unknown_handler_is_an_error(shop: TestBus) -> None:
@@ -801,7 +837,7 @@ def test_what_is_no_class_cannot_be_asked_for(asked: Any) -> None:
 
 def test_a_missing_dead_letter_lists_those_there_are(shop: TestBus) -> None:
     """
-    The list says who gave up on what, after how many attempts, and why.
+    The list says who gave up on what and why; a second one, what became of the others.
     """
     assert [
         "no OrderPlaced(order_id='B-2') was dead-lettered by charge for ValueError.",
@@ -811,6 +847,15 @@ def test_a_missing_dead_letter_lists_those_there_are(shop: TestBus) -> None:
         "       ✗ order_id: expected 'B-2', was 'A-1'",
         "       ✗ error: expected ValueError, was TimeoutError",
         "       charge gave up after 3 attempts: TimeoutError: the bank is down",
+        "",
+        "Published:",
+        "  1. OrderPlaced(order_id='A-1', total=Decimal('42'))",
+        "       ✗ order_id: expected 'B-2', was 'A-1'",
+        "       ✗ failed after 3 attempts: TimeoutError('the bank is down')",
+        "  2. └ InvoiceSent(order_id='A-1')",
+        "  3. OrderPlaced(order_id='B-2', total=Decimal('7'))",
+        "       ✓ delivered",
+        "  4. └ InvoiceSent(order_id='B-2')",
     ] == failure_of(lambda: shop.assert_dead_lettered("charge", order_id="B-2", error=ValueError))
 
 
@@ -825,9 +870,9 @@ def test_dead_letters_of_others_are_listed_without_differences(shop: TestBus) ->
         "       charge gave up after 3 attempts: TimeoutError: the bank is down",
     ]
     by_handler = failure_of(lambda: shop.assert_dead_lettered("invoice"))
-    assert ["no OrderPlaced was dead-lettered by invoice.", *expected] == by_handler
+    assert ["no OrderPlaced was dead-lettered by invoice.", *expected] == by_handler[:5]
     by_class = failure_of(lambda: shop.assert_dead_lettered(InvoiceSent, error="KeyError"))
-    assert ["no InvoiceSent was dead-lettered for KeyError.", *expected] == by_class
+    assert ["no InvoiceSent was dead-lettered for KeyError.", *expected] == by_class[:5]
 
 
 def test_the_number_of_dead_letters_is_exact(bus: TestBus) -> None:
@@ -855,9 +900,78 @@ def test_no_dead_letters_at_all_is_said_in_one_line(bus: TestBus) -> None:
     """
     Where there are none, there is no list.
     """
-    assert ["no InvoiceSent was dead-lettered. There are no dead letters."] == failure_of(
-        lambda: bus.assert_dead_lettered(InvoiceSent)
-    )
+    assert [
+        "no InvoiceSent was dead-lettered. There are no dead letters. Nothing was published at all."
+    ] == failure_of(lambda: bus.assert_dead_lettered(InvoiceSent))
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_what_is_no_dead_letter_says_what_became_of_it(bus: TestBus, by_class: bool) -> None:
+    """
+    An event waits, was redriven or discarded: each of that is said, handler by handler.
+    """
+    is_down = [True]
+
+    def send(placed: OrderPlaced) -> None:
+        if is_down:
+            raise ValueError("no paper")
+
+    policy = fixed(attempts=2, delay=60.0)
+    bus.subscribe(OrderPlaced, send, name="send", delivery=Queued(), retry=policy)
+    bus.subscribe(InvoiceSent, ignore, name="other")
+    bus.publish(RushOrderPlaced("A-1"))
+
+    def said() -> str:
+        target = OrderPlaced if by_class else send
+        title, empty, heading, happened, outcome = failure_of(
+            lambda: bus.assert_dead_lettered(target)
+        )
+        by = "" if by_class else " by send"
+        assert f"no OrderPlaced was dead-lettered{by}. There are no dead letters." == title
+        assert ("", "Published:") == (empty, heading)
+        assert "  1. RushOrderPlaced(order_id='A-1', total=Decimal('42'), hours=1)" == happened
+        return outcome.strip().removeprefix("send: " if by_class else "")
+
+    failed = "✗ failed after 2 attempts: ValueError('no paper')"
+    assert "✗ not called: it waits in its queue: settle() handles it" == said()
+    bus.settle()
+    assert said().endswith("it waits for its next attempt, or for its key: advance the clock")
+    bus.clock.advance(60.0)
+    bus.assert_dead_lettered(send)
+    bus.dead_letters.discard()
+    assert f"{failed}; its dead letter is discarded" == said()
+    bus.clear()
+    bus.publish(RushOrderPlaced("A-1"))
+    bus.clock.advance(60.0)
+    is_down.clear()
+    bus.redrive_all()
+    assert f"{failed}, then ✓ delivered" == said()
+
+
+def test_too_few_dead_letters_list_the_other_events(shop: TestBus) -> None:
+    """
+    Not so if they are too many: those there are, are the answer.
+    """
+    too_few = failure_of(lambda: shop.assert_dead_lettered("charge", times=2))
+    assert "Published:" in too_few
+    assert "       ✓ delivered" in too_few
+    assert "  1. OrderPlaced(order_id='A-1', total=Decimal('42'))" in too_few
+    assert "Published:" not in failure_of(lambda: shop.assert_dead_lettered("charge", times=0))
+
+
+def test_by_class_each_handler_it_is_for_is_named(shop: TestBus) -> None:
+    """
+    Also one alone; those subscribed to other events are not.
+    """
+    shop.subscribe(InvoiceSent, ignore, name="file")
+    lines = failure_of(lambda: shop.assert_dead_lettered(OrderPlaced, order_id="B-2"))
+    assert [
+        "  3. OrderPlaced(order_id='B-2', total=Decimal('7'))",
+        "       invoice: ✓ delivered",
+        "       charge: ✓ delivered",
+        "       check: ✗ not called: its filter (where=) says no",
+        "  4. └ InvoiceSent(order_id='B-2')",
+    ] == lines[-5:]
 
 
 def test_a_class_can_be_a_handler(bus: TestBus) -> None:

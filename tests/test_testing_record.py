@@ -988,6 +988,33 @@ def test_a_block_that_leaves_async_handlers_to_do_says_so(bus: EventBus) -> None
     assert bus is bus._stand_in()
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
+def test_what_a_block_has_raised_hides_behind_nothing(bus: EventBus, is_recorded: bool) -> None:
+    """
+    Neither behind async handlers that a plain ``with`` cannot await: that is a note of it.
+    """
+
+    async def take(placed: OrderPlaced) -> None:
+        """
+        Never called.
+        """
+
+    bus.subscribe(OrderPlaced, take, name="take", delivery=Queued())
+
+    async def test() -> None:
+        with record(bus) if is_recorded else TestBus.like(bus) as recorded:
+            if not is_recorded:
+                recorded.subscribe(OrderPlaced, take, name="take", delivery=Queued())
+            await recorded.apublish(OrderPlaced())
+            recorded.assert_delivered("take")
+
+    with pytest.raises(AssertionError, match=r"asettle\(\) handles it") as raised:
+        asyncio.run(test())
+    [note] = raised.value.__notes__
+    assert "what waits for take, which is async, cannot be handled by a call" in note
+    assert note.endswith(" Where a with block ends, make it an async with block.")
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_recording_that_ends_elsewhere_says_so(bus: EventBus, is_async: bool) -> None:
     """
@@ -1027,6 +1054,15 @@ def test_a_recording_delivers_or_does_not(bus: EventBus) -> None:
     given: Any = "no"
     with pytest.raises(TypeError, match=r"deliver= is True or False, not 'no'"):
         record(bus, deliver=given)
+
+
+@pytest.mark.parametrize("given", ["app", EventBus, None])
+def test_what_is_no_bus_is_not_recorded(given: Any) -> None:
+    """
+    A name or the class is refused at once, and what is wanted is named.
+    """
+    with pytest.raises(TypeError, match=r"record\(\) takes the bus itself, .*, not "):
+        record(given)
 
 
 @pytest.mark.parametrize("kind", ["queued", "delayed"])

@@ -226,6 +226,41 @@ def test_hooks_of_the_bus_stand_outside_those_of_the_subscription(
     assert [*first, *first, "own out", "bus out"] == seen
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((A,), r"takes an event class and a handler, .* only <class .*A'>.* @bus\.on\("),
+        ((failing,), r"takes an event class and a handler, .* only <function failing"),
+        ((failing, A), r"the event class first, and then the handler <function failing .*>: bus"),
+        ((failing, A | B), r"the event class first, and then the handler <function failing"),
+    ],
+)
+def test_subscribing_takes_a_class_and_a_handler(given: tuple[Any, ...], message: str) -> None:
+    """
+    One of them alone, or the two swapped, are refused by an error that shows how it is written.
+    """
+    bus: Any = quiet()
+    with pytest.raises(HandlerSignatureError, match=message):
+        bus.subscribe(*given)
+    assert () == bus.subscriptions
+
+
+def test_a_class_may_be_a_handler() -> None:
+    """
+    Behind an event class, a class is what is called with the event.
+    """
+
+    class Note:
+        def __init__(self, happened: A) -> None:
+            made.append(happened)
+
+    made: list[A] = []
+    bus = quiet()
+    bus.subscribe(A, Note)
+    bus.publish(A())
+    assert [A()] == made
+
+
 def test_a_hook_is_asked_once_for_each_subscription() -> None:
     """
     When it is made: neither publishing nor observers that come and go put it around anew.

@@ -10,6 +10,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
+from eventbus._cli._fates import Holders, fate_of
 from eventbus._cli._output import Output, UsageError, at, payload_of, plain, told
 from eventbus._cli._reading import row_of
 from eventbus.errors import DeadLetterNotFoundError
@@ -18,7 +19,17 @@ from eventbus.sqlite import SQLiteStore
 
 __all__ = ["discard", "edit", "list_letters", "meant", "selection_of", "show"]
 
-_LIST = ("id", "last_failure", "subscription", "name", "key", "attempts", "error", "message")
+_LIST = (
+    "id",
+    "last_failure",
+    "subscription",
+    "reason",
+    "name",
+    "key",
+    "attempts",
+    "error",
+    "message",
+)
 
 
 def selection_of(arguments: Namespace) -> Selection:
@@ -50,13 +61,14 @@ def meant(store: SQLiteStore, arguments: Namespace) -> list[KeptLetter]:
     return store.letters.query(selection)
 
 
-def _row(letter: KeptLetter) -> dict[str, Any]:
+def _row(letter: KeptLetter, holders: Holders) -> dict[str, Any]:
     stories = told(letter.failures)
     last = stories[-1] if stories else {}
     return {
         "id": letter.id,
         "subscription": letter.subscription,
         "reason": letter.reason,
+        "behind": holders.behind(letter),
         "name": letter.record.name,
         "key": letter.record.key,
         "offset": letter.record.offset,
@@ -78,7 +90,12 @@ def list_letters(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     """
     after = 0 if arguments.after is None else store.letters.get(arguments.after).place
     letters = store.letters.query(selection_of(arguments), limit=arguments.n, after=after)
-    out.rows(_LIST, map(_row, letters))
+    holders = Holders(store.letters)
+    rows = [_row(each, holders) for each in letters]
+    if not out.is_json:  # what tells of no failure has no message
+        for row in rows:
+            row["message"] = row["message"] or fate_of(row["reason"], row["behind"])
+    out.rows(_LIST, rows)
     return 0
 
 
@@ -87,7 +104,7 @@ def show(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     Show one dead letter with its whole story.
     """
     letter = store.letters.get(arguments.id)
-    facts = _row(letter) | {"idempotency_key": letter.idempotency_key}
+    facts = _row(letter, Holders(store.letters)) | {"idempotency_key": letter.idempotency_key}
     facts["event"] = row_of(letter.record)
     if letter.edited is not None:
         facts["edited_payload"] = payload_of(letter.edited)

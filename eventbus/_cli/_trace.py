@@ -14,11 +14,12 @@ from typing import Any
 
 import attrs
 
+from eventbus._cli._fates import Holders, fate_of
 from eventbus._cli._output import Output, at, plain, told
 from eventbus._cli._reading import row_of
 from eventbus.errors import EventBusError
 from eventbus.event_log import Record
-from eventbus.kept_letters import Selection
+from eventbus.kept_letters import HELD, Selection
 from eventbus.sqlite import SQLiteStore
 
 __all__ = ["trace"]
@@ -33,6 +34,7 @@ _STATES = {
     "handled": ("✓", "handled"),
     "pending": ("…", "not finished"),
 }
+_HELD_MARK = "⏸"
 
 
 def trace(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
@@ -61,9 +63,15 @@ def _deliveries(store: SQLiteStore, records: list[Record]) -> dict[str, list[Nod
     found: dict[str, list[Node]] = defaultdict(list)
     names = {record.name for record in records}
     ids = {record.id for record in records}
+    holders = Holders(store.letters)
     for letter in store.letters.query(Selection(names=names)):
         if letter.record.id in ids:
-            facts = {"letter_id": letter.id, "attempts": letter.attempts}
+            facts: Node = {
+                "reason": letter.reason,
+                "behind": holders.behind(letter),
+                "letter_id": letter.id,
+                "attempts": letter.attempts,
+            }
             found[letter.record.id].append(
                 _delivery(letter.subscription, "dead", letter.failures, facts)
             )
@@ -156,10 +164,13 @@ class _Branch:
 
 def _drawn_delivery(each: Node, first: str, rest: str) -> Iterator[str]:
     mark, how = _STATES[each["state"]]
-    attempts = f"{each['attempts']} attempt{'s' * (each['attempts'] != 1)}"
+    if (reason := each.get("reason")) is not None:
+        mark, how = _HELD_MARK if reason == HELD else mark, fate_of(reason, each["behind"])
+    if reason in (None, "failed") or each["attempts"]:
+        how += f", {each['attempts']} attempt{'s' * (each['attempts'] != 1)}"
     detail = each.get("letter_id") or (f"due {each['due']}" if each.get("due") else "")
     if each["state"] == "handled":
         detail = f"in {each['seconds']:.3f} s"
-    yield plain(f"{first}{mark} {each['subscription']}: {how}, {attempts}  {detail}".rstrip())
+    yield plain(f"{first}{mark} {each['subscription']}: {how}  {detail}".rstrip())
     for failure in each["failures"]:
         yield plain(f"{rest}   {failure['number']}: {failure['error_type']}: {failure['message']}")

@@ -297,7 +297,7 @@ class HandlerErrors(EventBusError, ExceptionGroup[Exception]):
     Raised when handlers of one publish failed and the caller wants to know.
 
     An `ExceptionGroup`: ``except*`` takes single kinds of failure out of it.
-    Each member carries a note that names its subscription.
+    Each member carries a note that names its subscription and event.
 
     Attributes:
         failures: The `eventbus.Failure` values, in the order of the handlers.

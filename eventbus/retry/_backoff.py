@@ -23,7 +23,6 @@ from eventbus.retry._checks import (
     check,
     check_callable,
     exception_types,
-    seconds_from,
 )
 from eventbus.retry._curve import Curve, written
 from eventbus.retry._policy import Attempt, Composable
@@ -136,7 +135,7 @@ def linear(
     .. versionadded:: 0.1
     """
     check("linear", SECONDS, initial=initial, step=step)
-    check("linear", seconds_from(initial), maximum=maximum)
+    _check_maximum("linear", initial, maximum)
     curve = Curve(_linear, initial=initial, step=step, maximum=maximum)
     longest = min(maximum, initial + step)
     return _limited(curve, attempts, on, give_up_on, max_elapsed, longest=longest)
@@ -188,7 +187,7 @@ def exponential(
     .. versionadded:: 0.1
     """
     check("exponential", SECONDS, initial=initial)
-    check("exponential", seconds_from(initial), maximum=maximum)
+    _check_maximum("exponential", initial, maximum)
     check("exponential", FACTOR, multiplier=multiplier)
     _check_jitter(jitter, spread, random)
     numbers = {"initial": initial, "maximum": maximum, "multiplier": multiplier}
@@ -222,6 +221,14 @@ def schedule(
         raise ValueError("schedule: delays is empty; for a single attempt say no_retry")
     curve = Curve(_schedule, delays=listed)
     return _limited(curve, len(listed) + 1, on, give_up_on, max_elapsed, longest=max(listed))
+
+
+def _check_maximum(owner: str, initial: float, maximum: float) -> None:
+    check(owner, SECONDS, maximum=maximum)
+    if initial > maximum:
+        raise ValueError(
+            f"{owner}: initial={initial!r} is above maximum={maximum!r}, which is 30.0 unless given"
+        )
 
 
 def _check_jitter(jitter: object, spread: float | None, random: Callable[[], float] | None) -> None:

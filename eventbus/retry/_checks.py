@@ -21,7 +21,6 @@ __all__ = [
     "check",
     "check_callable",
     "exception_types",
-    "seconds_from",
 ]
 
 ExceptionTypes: TypeAlias = type[Exception] | Iterable[type[Exception]]
@@ -34,16 +33,7 @@ LONGEST: Final = 9_223_372_036
 
 COUNT: Final[Range] = ("a whole number from 1 up", int, 1, maxsize)
 FACTOR: Final[Range] = ("a finite number from 1 up", (int, float), 1, float_info.max)
-
-
-def seconds_from(least: float) -> Range:
-    """
-    Return the range of a delay that is *least* seconds or more.
-    """
-    return (f"a number of seconds from {least} to {LONGEST}", (int, float), least, LONGEST)
-
-
-SECONDS: Final = seconds_from(0)
+SECONDS: Final[Range] = (f"a number of seconds from 0 to {LONGEST}", (int, float), 0, LONGEST)
 
 
 def check(owner: str, allowed: Range, **values: Any) -> None:

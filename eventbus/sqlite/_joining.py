@@ -23,15 +23,12 @@ def check_joinable(connection: sqlite3.Connection, path: str) -> None:
     Refuse a connection that could not commit to the file; begin its transaction if it must.
 
     Raises:
-        TypeError: It is no connection.
-        StoreError: It is closed, one to another file, or commits each statement by itself.
+        TypeError: It is no connection of `sqlite3`.
+        StoreError: It is closed, another thread's, one to another file, or commits each
+            statement by itself.
     """
     try:
-        connection.in_transaction  # noqa: B018 - it refuses where the connection is closed
-    except AttributeError:
-        raise TypeError(
-            f"connection= takes the sqlite3.Connection of your transaction, not {connection!r}"
-        ) from None
+        cursor_of(connection)  # refused where it is none, closed, or another thread's
     except sqlite3.ProgrammingError as error:
         text = f"the event could not be committed with the connection, for that fails: {error}"
         raise StoreError(text, path=path) from error

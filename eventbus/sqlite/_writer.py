@@ -346,10 +346,20 @@ def in_savepoint(connection: sqlite3.Connection, work: Work[T], on: Statements) 
     return result
 
 
-def cursor_of(connection: sqlite3.Connection) -> sqlite3.Cursor:
+def cursor_of(connection: object) -> sqlite3.Cursor:
     """
     Return a cursor whose rows are tuples, whatever its user made of the connection.
+
+    Raises:
+        TypeError: It is no connection of `sqlite3`, but perhaps one of another library's.
     """
+    if not isinstance(connection, sqlite3.Connection):
+        raise TypeError(
+            f"connection= takes the sqlite3.Connection of your transaction, not {connection!r}. "
+            f"With SQLAlchemy: session.connection().connection.driver_connection. What aiosqlite "
+            f"has belongs to another thread: put async with bus.deferred(): around its "
+            f"transaction instead."
+        )
     cursor = connection.cursor()
     cursor.row_factory = None
     return cursor

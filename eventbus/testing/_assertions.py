@@ -11,18 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
+import attrs
+
 from eventbus._abort import running_loop
+from eventbus._deferred import open_block
 from eventbus._envelope import Envelope
 from eventbus._insight import explain
 from eventbus._signature import event_types_of
 from eventbus._subscription import Subscription
-from eventbus.dead_letter import DeadLetter, matcher
+from eventbus.dead_letter import DeadLetter
 from eventbus.testing._recorder import RecordedDelivery
 from eventbus.testing._recording import RecordingBus
-from eventbus.testing._report import Entry, report, times_in_words
+from eventbus.testing._report import Entry, counted, further, report
 from eventbus.testing._roster import HandlerOrName
-from eventbus.testing._story import Story
-from eventbus.testing._wanted import Wanted, wanted
+from eventbus.testing._story import Story, letter_differences
+from eventbus.testing._wanted import Wanted, is_so_often, wanted
 
 __all__ = ["AssertingBus"]
 
@@ -75,10 +78,10 @@ class AssertingBus(RecordingBus):
         __tracebackhide__ = True
         asked = self._wanted(event_type, fields, where)
         found = [event for event in self.published if asked.matches(event)]
-        if _is_so_often(found, times):
+        if is_so_often(found, times):
             return found[0] if times is None else found
         what = f"{asked} was published" if found else f"no {asked} was published"
-        raise AssertionError(self._published(f"{what}{_counted(found, times)}.", asked))
+        raise AssertionError(self._published(f"{what}{counted(found, times)}.", asked))
 
     def assert_not_published(
         self, event_type: type[E], /, *, where: Where[E] = None, **fields: Any
@@ -90,7 +93,7 @@ class AssertingBus(RecordingBus):
         asked = self._wanted(event_type, fields, where)
         found = [event for event in self.published if asked.matches(event)]
         if found:
-            title = f"{asked} was published{_counted(found, 0)}."
+            title = f"{asked} was published{counted(found, 0)}."
             raise AssertionError(self._published(title, asked))
 
     def assert_nothing_published(self) -> None:
@@ -136,9 +139,9 @@ class AssertingBus(RecordingBus):
         takers = self._roster.find(handler)
         asked = self._wanted(event_type, fields, where, takers)
         found = [taken.event for taken in self._taken(takers, asked)]
-        if _is_so_often(found, times):
+        if is_so_often(found, times):
             return found[0] if times is None else found
-        title = f"{_names(takers)} took {'' if found else 'no '}{asked}{_counted(found, times)}."
+        title = f"{_names(takers)} took {'' if found else 'no '}{asked}{counted(found, times)}."
         entries = self._story().outcomes(takers, asked)
         raise AssertionError(self._reported(title, entries))
 
@@ -161,7 +164,7 @@ class AssertingBus(RecordingBus):
         asked = self._wanted(event_type, fields, where, takers)
         found = self._taken(takers, asked)
         if found:
-            title = f"{_names(takers)} took {asked}{_counted(found, 0)}."
+            title = f"{_names(takers)} took {asked}{counted(found, 0)}."
             entries = self._story().deliveries(takers, asked)
             raise AssertionError(report(title, "Delivered", entries, nothing=""))
 
@@ -224,19 +227,21 @@ class AssertingBus(RecordingBus):
         is_class = isinstance(target, type) and not self._roster.knows(target)
         takers = None if is_class else self._roster.find(target)
         asked = self._wanted(target if is_class else None, fields, where, takers)
-        missing = _letter_differences(asked, takers, error)
+        missing = letter_differences(asked, takers, error)
         letters = list(self._furniture.dead_letters)
         found = [letter for letter in letters if missing(letter) == []]
-        if _is_so_often(found, times):
+        if is_so_often(found, times):
             return found[0] if times is None else found
         by = "" if takers is None else f" by {_names(takers)}"
         why = "" if error is None else f" for {getattr(error, '__qualname__', error)}"
         title = f"{'' if found else 'no '}{asked} was dead-lettered{by}{why}"
-        entries = self._story().letters(letters, missing)
+        story = attrs.evolve(self._story(), dead_letters=letters)
         nothing = "There are no dead letters."
-        raise AssertionError(
-            report(f"{title}{_counted(found, times)}.", "Dead letters", entries, nothing=nothing)
-        )
+        title = f"{title}{counted(found, times)}."
+        text = report(title, "Dead letters", story.letters(missing), nothing=nothing)
+        if len(found) > (times or 0):
+            raise AssertionError(text)
+        raise AssertionError(self._reported(text, self._undead(story, takers, asked)))
 
     # -- what they share ---------------------------------------------------------------------
 
@@ -263,13 +268,28 @@ class AssertingBus(RecordingBus):
     def _published(self, title: str, asked: Wanted | None) -> str:
         return self._reported(title, self._story().published(asked))
 
+    def _undead(
+        self, story: Story, takers: Sequence[Subscription] | None, asked: Wanted
+    ) -> list[Entry]:
+        """
+        List what became of the events, dead letter or not.
+        """
+        if takers is None:
+            entries = story.outcomes(self._roster.everybody(), asked, fitting=True)
+        else:
+            entries = story.outcomes(takers, asked)
+        return [attrs.evolve(each, is_meant=False) for each in entries]
+
     def _reported(self, title: str, entries: Sequence[Entry]) -> str:
         text = report(title, "Published", entries, nothing="Nothing was published at all.")
-        if not (due_later := 0 if self._postponed is None else len(self._postponed)):
-            return text
-        separator = "\n\n" if entries else " "
-        are = "1 publish is" if due_later == 1 else f"{due_later} publishes are"
-        return f"{text}{separator}{are} due later: advance the clock."
+        if due_later := 0 if self._postponed is None else len(self._postponed):
+            are = "1 publish is" if due_later == 1 else f"{due_later} publishes are"
+            text = further(text, f"{are} due later: advance the clock.")
+        block = open_block(self)
+        if waiting := 0 if block is None else block.waiting:
+            wait = "1 publish waits" if waiting == 1 else f"{waiting} publishes wait"
+            text = further(text, f"{wait} for the end of the deferred() block.")
+        return text
 
     def _story(self) -> Story:
         return Story(self._recorder, self._why_not)
@@ -311,33 +331,6 @@ class AssertingBus(RecordingBus):
         if place is not None and envelope.offset is not None and place.offset < envelope.offset:
             return f"it waits in the log: {cure}"
         return None
-
-
-def _letter_differences(
-    asked: Wanted, takers: Sequence[Subscription] | None, error: type[BaseException] | str | None
-) -> Callable[[DeadLetter], list[str] | None]:
-    names = None if takers is None else {each.name for each in takers}
-    is_for = matcher(error=error)
-
-    def differences(letter: DeadLetter) -> list[str] | None:
-        missed = asked.differences(letter.event)
-        if missed is None or (names is not None and letter.subscription not in names):
-            return None
-        if not is_for(letter):
-            expected = getattr(error, "__qualname__", error)
-            missed.append(f"error: expected {expected}, was {letter.error_type}")
-        return missed
-
-    return differences
-
-
-def _is_so_often(found: Sequence[object], times: int | None) -> bool:
-    return bool(found) if times is None else len(found) == times
-
-
-def _counted(found: Sequence[object], times: int | None) -> str:
-    so_often = f" {times_in_words(len(found))}" if found else ""
-    return so_often if times is None else f"{so_often}, expected {times_in_words(times)}"
 
 
 def _names(takers: Sequence[Subscription]) -> str:

@@ -23,6 +23,7 @@ from eventbus._receipt import Failure, Receipt, raise_failures
 from eventbus._route import Route
 from eventbus.dead_letter import DeadLetter
 from eventbus.instrumentation import Failed, Occurrence
+from eventbus.testing._fields import shown
 
 __all__ = [
     "Collection",
@@ -48,7 +49,7 @@ class Collection:
         is_over: The call has ended.
     """
 
-    failures: list[Failure] = attrs.field(factory=list)
+    failures: list[Failed] = attrs.field(factory=list)
     within: Receipt | None = None
     is_narrow: bool = False
     is_over: bool = False
@@ -76,9 +77,13 @@ class RaisingBus(EventBus):
     _late: Collection
 
     @contextmanager
-    def _raising_at_last(self, what: str) -> Generator[None]:
+    def _raising_at_last(self, what: str, *, is_one: bool = False) -> Generator[None]:
         """
         Raise the failures of everything within, unless a handler stands around it.
+
+        Args:
+            what: What is published or handled there.
+            is_one: It is the name of one event.
         """
         if self._raises_at_once:  # by itself, whatever stands around it
             with collecting(None):
@@ -90,6 +95,8 @@ class RaisingBus(EventBus):
         collected = Collection()
         with collecting(collected):
             yield
+        if is_one and any(each.envelope.name != what for each in collected.failures):
+            what = f"{what} and what it led to"
         raise_collected(what, collected)
 
     @contextmanager
@@ -123,11 +130,11 @@ class RaisingBus(EventBus):
     # -- the verbs: the twins ----------------------------------------------------------------
 
     def _publish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        with self._raising_at_last(route.name):
+        with self._raising_at_last(route.name, is_one=True):
             return super()._publish(event, route, options)
 
     async def _apublish(self, event: object, route: Route, options: PublishOptions) -> Receipt:
-        with self._raising_at_last(route.name):
+        with self._raising_at_last(route.name, is_one=True):
             return await super()._apublish(event, route, options)
 
     def publish_many(
@@ -230,10 +237,17 @@ def raise_collected(what: str, collected: Collection) -> None:
     Raise what was collected, once, if anything was.
     """
     # Workers may add more at this moment.
-    failures = collected.failures[:]
-    del collected.failures[: len(failures)]
-    if failures:
-        raise_failures(what, failures)
+    failed = collected.failures[:]
+    del collected.failures[: len(failed)]
+    if failed:
+        raise_failures(
+            what,
+            [
+                (Failure(each.subscription, each.exception, each.attempts), each.envelope.name)
+                for each in failed
+            ],
+            [shown(each.envelope.event) for each in failed],
+        )
 
 
 @contextmanager
@@ -265,5 +279,4 @@ def collect(occurrence: Occurrence) -> None:
     receipt: Receipt | None = here.get()
     facts = {} if receipt is None else receipt.options or {}
     if "redriven" not in facts:  # a redrive returns its own failure
-        failure = Failure(occurrence.subscription, occurrence.exception, occurrence.attempts)
-        collected.failures.append(failure)
+        collected.failures.append(occurrence)

@@ -136,15 +136,21 @@ def record(
 
     Raises:
         SubscriptionNotFoundError: One of *only* or *without* is not subscribed.
-        TypeError: *deliver* is neither true nor false.
+        TypeError: *bus* is none, or *deliver* is neither true nor false.
         RuntimeError: The block ends in another task or thread than it began in.
 
     .. versionadded:: 0.1
     """
+    _check_bus(bus)
     if deliver not in (True, False):
         raise TypeError(f"deliver= is True or False, not {deliver!r}; only= names handlers to call")
     like = partial(TestBus.like, errors=errors, clock=clock, threads=threads, delivers=deliver)
     return Recording(bus, partial(_stand_in, bus, like, only=only, without=without))
+
+
+def _check_bus(bus: object) -> None:
+    if not isinstance(bus, EventBus):
+        raise TypeError(f"record() takes the bus itself, the application's EventBus, not {bus!r}")
 
 
 def _stand_in(

@@ -8,7 +8,7 @@ from anywhere but the occurrences every observer is told.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -24,7 +24,7 @@ from eventbus.instrumentation import (
     Unhandled,
 )
 
-__all__ = ["RecordedDelivery", "Recorder"]
+__all__ = ["Outcome", "RecordedDelivery", "Recorder"]
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +57,10 @@ class RecordedDelivery:
         return self._get_handler()
 
 
+# What one subscription has done about one event.
+Outcome: TypeAlias = RecordedDelivery | Failed | Duplicate
+
+
 @attrs.define(eq=False)
 class Recorder:
     """
@@ -65,6 +69,7 @@ class Recorder:
     Attributes:
         subscription_of: Returns the subscription of a name.
         is_deaf: Asked before each occurrence whether to let it pass unrecorded.
+        outcomes: Deliveries, failures and duplicates, one after the other.
     """
 
     subscription_of: Callable[[str], Subscription]
@@ -74,6 +79,7 @@ class Recorder:
     failures: list[Failed] = attrs.field(init=False, factory=list)
     retries: list[Retried] = attrs.field(init=False, factory=list)
     duplicates: list[Duplicate] = attrs.field(init=False, factory=list)
+    outcomes: list[Outcome] = attrs.field(init=False, factory=list)
     unhandled: list[Envelope[Any]] = attrs.field(init=False, factory=list)
 
     def __call__(self, occurrence: Occurrence, /) -> None:
@@ -86,13 +92,16 @@ class Recorder:
             case Published(envelope=envelope):
                 self.envelopes.append(envelope)
             case Delivered():
-                self.delivered.append(self._delivery(occurrence))
+                self.delivered.append(taken := self._delivery(occurrence))
+                self.outcomes.append(taken)
             case Failed():
                 self.failures.append(occurrence)
+                self.outcomes.append(occurrence)
             case Retried():
                 self.retries.append(occurrence)
             case Duplicate():
                 self.duplicates.append(occurrence)
+                self.outcomes.append(occurrence)
             case Unhandled(envelope=envelope):
                 self.unhandled.append(envelope)
             case _:
@@ -126,6 +135,7 @@ class Recorder:
             self.failures,
             self.retries,
             self.duplicates,
+            self.outcomes,
             self.unhandled,
         ):
             kept.clear()

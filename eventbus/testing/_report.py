@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-__all__ = ["Entry", "listing", "report", "times_in_words"]
+__all__ = ["Entry", "counted", "further", "listing", "report", "times_in_words"]
 
 # Entries of one list; beyond them, those are left out that look least like what was meant.
 MOST = 30
@@ -48,8 +48,16 @@ def report(title: str, heading: str, entries: Sequence[Entry], *, nothing: str) 
         nothing: What to say where it is empty.
     """
     if not entries:
-        return f"{title} {nothing}"
+        return further(title, nothing)
     return "\n".join([title, "", f"{heading}:", *listing(entries)])
+
+
+def further(text: str, sentence: str) -> str:
+    """
+    Add a sentence to a message, in a line of its own where that has several.
+    """
+    separator = "\n\n" if "\n" in text else " "
+    return f"{text}{separator}{sentence}"
 
 
 def listing(entries: Sequence[Entry]) -> Iterable[str]:
@@ -81,3 +89,11 @@ def times_in_words(count: int) -> str:
     Say how often: never, once, twice, 3 times.
     """
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def counted(found: Sequence[object], times: int | None) -> str:
+    """
+    Say, after a verb, how often it was, and how often it was to be.
+    """
+    so_often = f" {times_in_words(len(found))}" if found else ""
+    return so_often if times is None else f"{so_often}, expected {times_in_words(times)}"

@@ -77,6 +77,12 @@ class Roster:
             raise SubscriptionNotFoundError(self._unknown(target))
         return found
 
+    def everybody(self) -> tuple[Subscription, ...]:
+        """
+        Return the latest subscription of each name.
+        """
+        return tuple(self._by_name.values())
+
     def knows(self, target: HandlerOrName) -> bool:
         """
         Tell whether *target* is or was subscribed.

@@ -27,6 +27,11 @@ class SettlingBus(WorkingOffBus):
     The part of `TestBus` that has no workers.
     """
 
+    _cure = (
+        "In a test, TestBus(durable=True) has one in memory, and so has the fixture "
+        "durable_test_bus; a bus that is recorded needs a store itself."
+    )
+
     # -- the verbs: the twins ----------------------------------------------------------------
 
     def settle(self, *, until: Until | None = None) -> None:
@@ -50,6 +55,7 @@ class SettlingBus(WorkingOffBus):
                 handler publishes into its own queue without end.
         """
         __tracebackhide__ = True
+        _check_until(until)
         bus: Any = self._stand_in()
         bus._start_consuming()
         bus._refuse_loop()
@@ -64,6 +70,7 @@ class SettlingBus(WorkingOffBus):
         Handle what is queued and due, awaiting async handlers in this task; see `settle`.
         """
         __tracebackhide__ = True
+        _check_until(until)
         bus: Any = self._stand_in()
         bus._start_consuming()
         with bus._raising_late("what was queued"):
@@ -116,10 +123,7 @@ class SettlingBus(WorkingOffBus):
         if bus._is_manned or bus.is_closed:
             with bus._raising_late("what was queued"):
                 return super().close(timeout)
-        bus._refuse_loop(
-            "Use await bus.aclose(); where a with block ends here, await bus.asettle() in it, or "
-            "make it an async with block."
-        )
+        bus._refuse_loop("Use await bus.aclose().")
         try:
             bus.drain(timeout)
         finally:
@@ -202,6 +206,15 @@ class SettlingBus(WorkingOffBus):
 
     def _end_of(self, timeout: float | None) -> float:
         return math.inf if timeout is None else self._time.monotonic() + timeout
+
+
+def _check_until(until: object) -> None:
+    __tracebackhide__ = True
+    if not (until is None or isinstance(until, datetime) or callable(until)):
+        raise TypeError(
+            f"until= takes a moment, a datetime, or a function that says whether it has come, "
+            f"not {until!r}. To let time pass, say bus.clock.advance(seconds=5)."
+        )
 
 
 def _giving_up(timeout: float | None) -> AbstractContextManager[None]:

@@ -7,14 +7,14 @@ the thing asked for and the differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from eventbus.testing._fields import check_names, keywords, name_of_type, shown, values_of
 
-__all__ = ["Wanted", "wanted"]
+__all__ = ["Wanted", "is_so_often", "wanted"]
 
 _MISSING = object()
 
@@ -118,6 +118,23 @@ def wanted(
         )
     check_names(fields, event_types, recorded)
     return Wanted(event_types=event_types, fields=dict(fields), where=where)
+
+
+def is_so_often(found: Sequence[object], times: object) -> bool:
+    """
+    Tell whether what was found is enough; with *times*, whether it is exactly so much.
+
+    Raises:
+        TypeError: *times* is no number of times.
+    """
+    if times is None:
+        return bool(found)
+    if not isinstance(times, int) or times < 0:
+        raise TypeError(
+            f"times= says how often exactly, as a number: 0, 1, 2; not {shown(times)}. Without "
+            f"it, once is enough."
+        )
+    return len(found) == times
 
 
 def _difference(name: str, expected: object, actual: object) -> str | None:
