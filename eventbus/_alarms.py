@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from eventbus._clock import Clock
+from eventbus._fork import renewed
 from eventbus._logger import logger
 
 __all__ = ["Alarms"]
@@ -124,7 +125,7 @@ class _Agenda:
 
     def __init__(self) -> None:
         self.heap: list[Entry] = []
-        self.changed = threading.Condition(threading.Lock())
+        self.changed = renewed(threading.Condition(threading.Lock()))
         self.is_closed = False
         self._cancelled = 0
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from eventbus._consumer import Consumer
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus._subscription import Subscription
 from eventbus.event_log import EventLog
@@ -48,11 +49,11 @@ class Consumers:
         self._name = name
         self._is_manned = is_manned
         self._by_subscription: dict[Subscription, Consumer] = {}
-        self._bell = threading.Event()
-        self._turning = threading.Lock()
-        self._lock = threading.Lock()
+        self._bell = renewed(threading.Event())
+        self._turning = renewed(threading.Lock())
+        self._lock = renewed(threading.Lock())
         self._thread: threading.Thread | None = None
-        self._over = threading.Event()
+        self._over = renewed(threading.Event())
         self._keeper: threading.Thread | None = None
         self._end_listening: Callable[[], None] = _nothing
         self._changes = -1

@@ -12,6 +12,7 @@ import attrs
 
 from eventbus._intake import Intake
 from eventbus._job import Latch
+from eventbus.dead_letter import DeadLetter
 
 __all__ = ["LATER", "DrainReport", "Ending", "first_busy", "still_pending"]
 
@@ -73,6 +74,7 @@ class Ending(Latch):
             are closed.
         running: How many of those given up a handler was still at.
         unpublished: How many publishes were to come later.
+        letters: What is given up, and not kept yet.
         report: What it came to.
     """
 
@@ -82,6 +84,7 @@ class Ending(Latch):
         self.before: dict[Intake, int] | None = None
         self.running: dict[Intake, int] = {}
         self.unpublished = 0
+        self.letters: list[DeadLetter] = []
         self.report: DrainReport | None = None
 
     def account(self, in_log: Mapping[str, int]) -> DrainReport:

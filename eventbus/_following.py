@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus.errors import LeaseLostError, SubscriptionBusyError
 from eventbus.event_log import EventLog
@@ -40,7 +41,7 @@ class Follower:
     def __init__(self, name: str, log: EventLog, turns: Turns) -> None:
         self.error: Exception | None = None
         self._name, self._log, self._open = name, log, turns
-        self._changed = threading.Condition()
+        self._changed = renewed(threading.Condition())
         self._is_roused = self._is_ending = False
         self._turns = 0
         self._thread = threading.Thread(

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager
 from threading import TIMEOUT_MAX, Lock, RLock, get_ident
 from typing import TYPE_CHECKING
 
+from eventbus._fork import renewed
 from eventbus.errors import StoreLockedError
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Gate:
         self._place = place
         self._seconds = seconds
         # Reentrant: the end of a task that was left behind comes when garbage is collected.
-        self._guard = RLock()
+        self._guard = renewed(RLock())
         self._borrowers: deque[_Asked] = deque()
         self._writer: _Asked | None = None
         self._holder: _Turn | None = None  # while that is a borrower

@@ -17,6 +17,8 @@ from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from eventbus._fork import renewed
+
 if TYPE_CHECKING:
     import asyncio
     from concurrent.futures import Future
@@ -46,10 +48,16 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.Lock()
         self._is_closed = False
+        self._at_fork_reinit()
+        renewed(self)
+
+    def _at_fork_reinit(self) -> None:
+        """
+        Begin with no loop: at first, and in a forked child, where its thread is not.
+        """
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._owner_pid = 0
         self._ident: int | None = None
         self._under_way = 0
         self._waiting: list[Call] = []
@@ -174,8 +182,7 @@ class LoopThread:
     def _running(self) -> asyncio.AbstractEventLoop:
         import asyncio  # late: for start-up time
 
-        # After a fork the child has the loop but not its thread.
-        if self._loop is None or self._owner_pid != os.getpid():
+        if self._loop is None:
             # Made in no context: what the loop keeps of it would keep the publish, and the bus.
             loop, closing = Context().run(asyncio.new_event_loop), threading.Event()
             thread = threading.Thread(
@@ -190,8 +197,7 @@ class LoopThread:
             except BaseException:  # out of threads, or interrupted: the next one tries again
                 stop()
                 raise
-            self._loop, self._owner_pid, self._finalizer = loop, os.getpid(), stop
-            self._ident = thread.ident
+            self._loop, self._ident, self._finalizer = loop, thread.ident, stop
         return self._loop
 
 

@@ -14,14 +14,13 @@ from eventbus._consumer import Consumer
 from eventbus._event import declaration_of
 from eventbus._holder import holder_of
 from eventbus._insight import Explanation
-from eventbus.kept_letters import KeptLetters, Selection
+from eventbus.kept_letters import Selection
+from eventbus.store import Store
 
 __all__ = ["looked_ahead"]
 
 
-def looked_ahead(
-    told: Explanation, event: object, consumer: Consumer, letters: KeptLetters
-) -> Explanation:
+def looked_ahead(told: Explanation, event: object, consumer: Consumer, store: Store) -> Explanation:
     """
     Return an explanation with what becomes of the event once it is in the log.
 
@@ -29,11 +28,11 @@ def looked_ahead(
         told: Says that the subscription is to get it.
         event: What would be published, or its class.
         consumer: Consumes the subscription in this process, or will.
-        letters: Where its dead letters are kept.
+        store: Where its dead letters are kept.
     """
-    condition, refusal = "", _stop(consumer, letters)
+    condition, refusal = "", _stop(consumer, store)
     if refusal is None and consumer.mode.on_dead_letter == "hold_key":
-        condition, refusal = _hold(consumer, letters, event)
+        condition, refusal = _hold(consumer, store, event)
     if refusal is not None:
         return attrs.evolve(told, called=False, reason=refusal)
     if consumer.awaits_start:
@@ -43,16 +42,16 @@ def looked_ahead(
     return attrs.evolve(told, reason=told.reason + condition)
 
 
-def _stop(consumer: Consumer, letters: KeptLetters) -> str | None:
+def _stop(consumer: Consumer, store: Store) -> str | None:
     if consumer.why is not None:
         return f"it has stopped: {consumer.why}"
     if consumer.mode.on_dead_letter != "stop" or consumer.state == "consuming":
         return None
-    found = letters.query(Selection(subscription=consumer.name), limit=1)
+    found = store.letters.query(Selection(subscription=consumer.name), limit=1)
     return f"it has stopped behind dead letter {found[0].id}" if found else None
 
 
-def _hold(consumer: Consumer, letters: KeptLetters, event: object) -> tuple[str, str | None]:
+def _hold(consumer: Consumer, store: Store, event: object) -> tuple[str, str | None]:
     if isinstance(event, type):
         return ", unless its key is held behind a dead letter", None
     key = None
@@ -60,5 +59,5 @@ def _hold(consumer: Consumer, letters: KeptLetters, event: object) -> tuple[str,
         key = declaration_of(type(event)).key_of(event)
     if key is None or not consumer.may_hold(key):
         return "", None
-    letter = holder_of(letters, consumer.name, key)
+    letter = holder_of(store.letters, consumer.name, key)
     return "", None if letter is None else f"key {key!r} is held behind dead letter {letter.id}"

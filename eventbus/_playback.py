@@ -8,9 +8,11 @@ they are for, and who may be called meanwhile, is decided by whoever iterates.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict, Unpack
+from inspect import isawaitable, iscoroutinefunction
+from types import CoroutineType
+from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 from eventbus._clock import Clock, SystemClock
 from eventbus._envelope import Envelope
@@ -18,16 +20,27 @@ from eventbus._event import declared_as
 from eventbus._records import envelope_of
 from eventbus.codec import Codec
 from eventbus.dead_letter import story
-from eventbus.event_log import EventLog, Record
+from eventbus.event_log import EventLog, Record, check_times
 from eventbus.instrumentation import Replayed
-from eventbus.kept_letters import KeptLetter, Selection
+from eventbus.kept_letters import KeptLetter
 from eventbus.store import Store
 
-__all__ = ["ReplayOptions", "Replayed", "Run", "Sieve", "bounds", "untold"]
+__all__ = [
+    "PASSED",
+    "ReplayOptions",
+    "Replayed",
+    "Run",
+    "Sieve",
+    "at_once",
+    "bounds",
+    "checked",
+    "untold",
+]
 
 Unreadable = Literal["quarantine", "skip", "raise"]
 
-_PAGE = 100  # letters read at once
+PASSED: Final = object()  # what is returned where nobody was called for an event
+
 _BEYOND = 2**63 - 1  # no log has such an offset, and a store can still be asked about it
 
 
@@ -46,17 +59,76 @@ class ReplayOptions(TypedDict, total=False):
     """Only events stored by these names."""
     key: str | None
     """Only this stream."""
-    event_types: tuple[type, ...]
+    event_types: Collection[type]
     """Only events of these classes and those derived from them."""
     reset: Callable[[], object] | None
     """Called once, before the first event, also if there is none."""
     unreadable: Unreadable
-    """What becomes of an event that cannot be read: ``"quarantine"`` keeps a dead letter,
-    unless there is one; ``"skip"`` passes over it; ``"raise"`` ends the replay there."""
+    """What becomes of an event that cannot be read: ``"skip"`` passes over it; ``"raise"``
+    ends the replay there; ``"quarantine"`` keeps a dead letter of the subscription. Default:
+    the last for a subscription, and ``"skip"`` for a callable, which can have no other."""
     progress: Callable[[Replayed], object] | None
     """Told how far it has come."""
     clock: Clock | None
     """Where times and ids come from."""
+
+
+def checked(options: ReplayOptions) -> ReplayOptions:
+    """
+    Return the options, or refuse what cannot be meant: before anything is held or called.
+
+    Raises:
+        TypeError: There is no such option, or it does not take that.
+        ValueError: A time has no time zone, or *unreadable* is none of its words.
+    """
+    given = cast(Mapping[str, object], options)
+    known = ReplayOptions.__annotations__
+    if unknown := sorted(given.keys() - known.keys()):
+        raise TypeError(f"a replay takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    _check_place("from_", given.get("from_", 0))
+    if (until := given.get("until")) is not None:
+        _check_place("until", until)
+    if (names := given.get("names")) is not None:
+        _check_each("names", str, names)
+    _check_each("event_types", type, given.get("event_types", ()))
+    if not isinstance(key := given.get("key"), str | None):
+        raise TypeError(f"key is text, as that of an envelope is, not {key!r}")
+    for name in ("reset", "progress"):
+        call = given.get(name)
+        if call is not None and (not callable(call) or iscoroutinefunction(call)):
+            raise TypeError(f"{name} is a plain callable, not {call!r}")
+    if (word := given.get("unreadable", "skip")) not in get_args(Unreadable):
+        allowed = ", ".join(map(repr, get_args(Unreadable)))
+        raise ValueError(f"unreadable is one of {allowed}, not {word!r}")
+    return options
+
+
+def _check_place(name: str, given: object) -> None:
+    if isinstance(given, datetime):
+        check_times(given)
+    elif not isinstance(given, int) or isinstance(given, bool):
+        raise TypeError(f"{name} is an offset or a datetime, not {given!r}")
+
+
+def _check_each(name: str, kind: type, given: object) -> None:
+    is_several = isinstance(given, Collection) and not isinstance(given, str | type)
+    if not is_several or not all(isinstance(each, kind) for each in cast(Any, given)):
+        what = "names" if kind is str else "classes"
+        raise TypeError(f"{name} is a tuple or a list of {what}, not {given!r}")
+
+
+def at_once(result: object) -> object:
+    """
+    Return what a plain callable has returned, and refuse what would have to be awaited.
+    """
+    if result is None or not isawaitable(result):
+        return result
+    if isinstance(result, CoroutineType):
+        result.close()  # or Python would warn that nobody has awaited it
+    raise TypeError(
+        f"replay() does not await what it calls, and that has returned {result!r}: the event "
+        f"was not handled. Use await areplay(...)."
+    )
 
 
 def bounds(
@@ -126,26 +198,31 @@ class Run:
         self,
         store: Store,
         codec: Codec,
+        options: ReplayOptions,
         *,
         subscription: str = "",
         taken: int | None = None,
         without: Collection[int] = (),
         dead: Collection[int] = (),
         tick: Callable[[], object] | None = None,
-        **options: Unpack[ReplayOptions],
     ) -> None:
         self._store, self._codec = store, codec
         self._subscription, self._tick = subscription, tick
         self._without, self._dead = without, dead
-        self._options = options
+        self._options = checked(options)
+        self._fate = options.get("unreadable", "quarantine" if subscription else "skip")
+        if self._fate == "quarantine" and not subscription:
+            raise ValueError(
+                "unreadable='quarantine' keeps dead letters of a subscription, and here is none "
+                "that could be given them. 'skip' counts what cannot be read, 'raise' ends there"
+            )
         self._clock = options.get("clock") or SystemClock()
-        self._sieve = Sieve(codec, options.get("event_types", (object,)), unknown=True)
+        self._sieve = Sieve(codec, tuple(options.get("event_types", (object,))), unknown=True)
         self._tell = options.get("progress") or untold
         self._delivered = self._unreadable = self._left_out = 0
         after, last = bounds(store.log, options.get("from_", 0), options.get("until"))
         self._after, self._last = after, last if taken is None else max(after, min(last, taken))
         self._offset = self._after
-        self._kept: set[str] | None = None  # looked for once there is something to keep
 
     def __iter__(self) -> Iterator[Envelope[Any]]:
         reset = self._options.get("reset")
@@ -160,7 +237,6 @@ class Run:
             envelope = self._envelope(record)
             if envelope is not None:
                 yield envelope
-                self._delivered += 1
             self._offset = record.offset
             if due <= self._offset < self._last:
                 due = self._offset + step
@@ -185,25 +261,19 @@ class Run:
                 return None
             return envelope_of(record, self._codec, is_replay=True)
         except Exception as error:
-            if self._options.get("unreadable") == "raise":
+            if self._fate == "raise":
                 raise
             self._unreadable += 1
-            if self._options.get("unreadable", "quarantine") == "quarantine":
+            if self._fate == "quarantine":
                 self._quarantine(record, error)
             return None
 
     def _quarantine(self, record: Record, error: Exception) -> None:
-        letters = self._store.letters
-        if self._kept is None:
-            self._kept = set(self._letters_there_are())
-        if record.id in self._kept:
-            return
-        self._kept.add(record.id)
         now = datetime.fromtimestamp(self._clock.time(), UTC)
         told = story(0, error, now)
         facts = {name: getattr(told, name) for name in ("number", "error_type", "message")}
         facts |= {"traceback": told.traceback, "time": now.isoformat()}
-        letters.add(
+        self._store.letters.add(
             KeptLetter(
                 id=self._clock.new_id(),
                 subscription=self._subscription,
@@ -216,14 +286,11 @@ class Run:
             )
         )
 
-    def _letters_there_are(self) -> Iterator[str]:
+    def count(self, result: object) -> None:
         """
-        Yield the ids of events of which there are letters already.
+        Count an event as delivered, unless *result* is `PASSED`.
         """
-        place, selection = 0, Selection(subscription=self._subscription)
-        while page := self._store.letters.query(selection, limit=_PAGE, after=place):
-            yield from (each.record.id for each in page)
-            place = page[-1].place
+        self._delivered += result is not PASSED
 
     def note(self, error: BaseException, envelope: Envelope[Any]) -> None:
         """

@@ -13,6 +13,7 @@ import types
 from abc import ABCMeta
 from collections.abc import Callable, Iterator
 
+from eventbus._fork import renewed
 from eventbus._subscription import Subscription, spelled
 from eventbus.errors import DuplicateNameError
 
@@ -38,7 +39,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = renewed(threading.RLock())
         self.version = 0
         self.on_change: Callable[[Subscription], None] = _nobody
         self._by_name: dict[str, Subscription] = {}

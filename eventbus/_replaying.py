@@ -73,7 +73,8 @@ class Replaying(Delaying):
         Raises:
             SubscriptionBusyError: It is running: here or in another process.
             SubscriptionNotFoundError: Nothing durable is subscribed by that name.
-            ValueError: It would end before it begins.
+            ValueError: It would end before it begins, or a time has no time zone.
+            TypeError: *from_* or *until* is neither an offset nor a time.
             RunningLoopError: The handler is async and a loop runs in this thread.
             Exception: What the handler has raised, with a note that says at which offset.
         """
@@ -86,7 +87,8 @@ class Replaying(Delaying):
                 f"which needs the loop. Use await bus.areplay(...).",
                 subscription=found.name,
             )
-        from eventbus.replay import replay_subscription  # late, as all below: for start-up time
+        from eventbus._playback import PASSED  # late, as all below: for start-up time
+        from eventbus.replay import replay_subscription
 
         loop, clock = bus._furniture.loop_thread, bus._furniture.clock
         target = bus._targets[found]
@@ -95,14 +97,16 @@ class Replaying(Delaying):
         if _asks(found):
             lend = bus._kept().progress.transaction
 
-        def deliver(envelope: Envelope[Any], lease: Lease) -> None:
+        def deliver(envelope: Envelope[Any], lease: Lease) -> object:
             with bus._visit(found, envelope) as receipt:
-                if receipt is not None:
-                    with lend(lease) as lent, _having(receipt, lent):
-                        settle(call(envelope.event), found, loop)
-            if receipt is not None and receipt.afterwards is not None:
+                if receipt is None:
+                    return PASSED
+                with lend(lease) as lent, _having(receipt, lent):
+                    settle(call(envelope.event), found, loop)
+            if receipt.afterwards is not None:
                 with unheard(found.name):
                     receipt.afterwards.publish()
+            return None
 
         with bus._shown(found, on_progress) as tell:
             options = bus._replay_options(found, from_, until, tell)
@@ -123,6 +127,7 @@ class Replaying(Delaying):
         bus = self._stand_in()
         if (found := bus._replayable(subscription)) is None:
             return _silent(subscription)
+        from eventbus._playback import PASSED
         from eventbus.replay import areplay_subscription
 
         call = acall_of(found, bus._targets[found], bus._furniture.clock)
@@ -130,16 +135,18 @@ class Replaying(Delaying):
         if _asks(found):
             lend = bus._kept().progress.atransaction
 
-        async def deliver(envelope: Envelope[Any], lease: Lease) -> None:
+        async def deliver(envelope: Envelope[Any], lease: Lease) -> object:
             with bus._visit(found, envelope) as receipt:
-                if receipt is not None:
-                    async with lend(lease) as lent:
-                        with _having(receipt, lent):
-                            if isawaitable(result := call(envelope.event)):
-                                await result
-            if receipt is not None and receipt.afterwards is not None:
+                if receipt is None:
+                    return PASSED
+                async with lend(lease) as lent:
+                    with _having(receipt, lent):
+                        if isawaitable(result := call(envelope.event)):
+                            await result
+            if receipt.afterwards is not None:
                 with unheard(found.name):
                     await receipt.afterwards.apublish()
+            return None
 
         with bus._shown(found, on_progress) as tell:
             options = bus._replay_options(found, from_, until, tell)
@@ -192,14 +199,11 @@ class Replaying(Delaying):
         until: int | datetime | None,
         tell: Callable[[Replayed], object],
     ) -> ReplayOptions:
+        from eventbus._playback import checked
+
         mode = subscription.options.delivery
         assert isinstance(mode, Durable)  # as `_replayable` has seen
-        begins: Any = from_
-        ends: Any = until
-        are_alike = isinstance(from_, datetime) is isinstance(until, datetime)
-        if until is not None and are_alike and begins > ends:
-            raise ValueError(f"there is nothing to replay from {from_} until {until}")
-        return {
+        options: ReplayOptions = {
             "from_": from_,
             "until": until,
             "event_types": subscription.event_types,
@@ -208,6 +212,13 @@ class Replaying(Delaying):
             "progress": tell,
             "clock": self._furniture.clock,
         }
+        checked(options)
+        begins: Any = from_
+        ends: Any = until
+        are_alike = isinstance(from_, datetime) is isinstance(until, datetime)
+        if until is not None and are_alike and begins > ends:
+            raise ValueError(f"there is nothing to replay from {from_} until {until}")
+        return options
 
     @contextmanager
     def _visit(

@@ -24,6 +24,7 @@ from eventbus._logger import logger
 from eventbus._loop_thread import LoopThread
 from eventbus._receipt import ancestry
 from eventbus._storing import Storing
+from eventbus._write_off import gathering, keep_all
 from eventbus.errors import BusClosedError, RunningLoopError, WouldDeadlockError
 
 __all__ = ["LATER", "DrainReport", "Running"]
@@ -257,6 +258,9 @@ class Running(Storing):
             loop = self._furniture.loop_thread if is_outside else None
             yield from self._drained(timeout, loop)
             workers = self._give_up(ending)
+            if aside and ending.letters:  # what is written to may be locked
+                yield partial(_aside, partial(self._keep_letters, ending)), None
+            self._keep_letters(ending)
             patience = monotonic() + _PATIENCE
             for worker in workers:
                 if (yield worker.end.tell, max(0.0, patience - monotonic())):
@@ -277,8 +281,12 @@ class Running(Storing):
         Returns:
             Those whose end can be waited for.
         """
-        if self._postponed is not None:
-            ending.unpublished = self._postponed.give_up()
+        with gathering(self._furniture) as ending.letters:
+            if self._postponed is not None:
+                ending.unpublished = self._postponed.give_up()
+            return self._write_off_all(ending)
+
+    def _write_off_all(self, ending: Ending) -> list[Worker]:
         queues = self._all_queues()
         ending.before = {queue: queue.depth().undelivered for queue in queues}
         # All of them first: else one would go on while another is written off.
@@ -297,9 +305,14 @@ class Running(Storing):
             workers += [each for each in ends if not each.is_lost()]
         return workers
 
+    def _keep_letters(self, ending: Ending) -> None:
+        letters, ending.letters = ending.letters, []
+        keep_all(self._furniture, letters)
+
     def _end(self, ending: Ending) -> None:
         if ending.before is None:  # interrupted: what is left is written off all the same
             self._give_up(ending)
+        self._keep_letters(ending)
         self._routes.close(f"EventBus {self.name!r}")
         self._alarms.close()
         self._furniture.loop_thread.close()

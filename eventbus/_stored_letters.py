@@ -7,7 +7,7 @@ its texts are kept; the original payload is never changed, whatever replaces a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Unpack, cast
@@ -15,6 +15,7 @@ from typing import Any, Unpack, cast
 import attrs
 
 from eventbus._beside import beside
+from eventbus._logger import logger
 from eventbus._records import legible, record_of
 from eventbus.codec import Codec
 from eventbus.dead_letter import AttemptFailure, DeadLetter, Filters, matcher
@@ -50,16 +51,40 @@ class StoredDeadLetters:
         """
         Keep a letter, or raise `ValueError`: one of its id is kept already.
         """
-        record = record_of(letter.envelope, self._codec)
+        self._letters.add(self._made(letter))
+        return True
+
+    def add_all(self, letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+        """
+        Keep letters, by one transaction where the store can; return those that can be kept.
+
+        One whose event cannot be encoded is logged, and hinders none of the others.
+        """
+        made = dict[str, KeptLetter]()
+        told = list(letters)
+        for each in told:
+            try:
+                made[each.id] = self._made(each)
+            except Exception:
+                text = "the dead letter of %s for event %s could not be kept"
+                logger().exception(text, each.subscription, each.envelope.id)
+        add_all = beside(self._letters, "add", "add_all")
+        if add_all is not None:
+            add_all(list(made.values()))
+        else:
+            for kept in made.values():
+                self._letters.add(kept)
+        return [each for each in told if each.id in made]
+
+    def _made(self, letter: DeadLetter) -> KeptLetter:
         kept = KeptLetter(
             id=letter.id,
             subscription=letter.subscription,
-            record=record,
+            record=record_of(letter.envelope, self._codec),
             first_failure=letter.first_failure,
             last_failure=letter.last_failure,
         )
-        self._letters.add(_retold(kept, letter))
-        return True
+        return _retold(kept, letter)
 
     def get(self, id: str) -> DeadLetter:
         """

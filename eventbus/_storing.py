@@ -193,10 +193,10 @@ class Storing(Wiring):
             return told
         from eventbus._outlook import looked_ahead
 
-        items, letters = self._consumers.items(), self._store.letters
+        store, items = self._store, self._consumers.items()
         consumers = {each.name: consumer for each, consumer in items if each.is_live}
         return tuple(
-            looked_ahead(each, event, consumers[each.subscription], letters)
+            looked_ahead(each, event, consumers[each.subscription], store)
             if each.called and each.subscription in consumers
             else each
             for each in told

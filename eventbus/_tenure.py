@@ -15,6 +15,7 @@ from threading import Lock
 import attrs
 
 from eventbus._clock import Clock
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus._owner import is_gone, owner
 from eventbus.progress import Lease, Progress
@@ -102,7 +103,7 @@ class Tenure:
         self._clock = clock
         self._watch = Watch(name, seconds, store.progress, clock)
         self._renew_at = self._ask_at = 0.0
-        self._lock = Lock()  # held by who renews, while the lease is this one
+        self._lock = renewed(Lock())  # held by who renews, while the lease is this one
 
     def renew(self, now: float) -> None:
         """

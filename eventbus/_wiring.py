@@ -25,6 +25,7 @@ from eventbus._alarms import Alarms
 from eventbus._attempt import wrapped
 from eventbus._clock import Clock, SystemClock
 from eventbus._delivery import Delivery
+from eventbus._fork import renewed
 from eventbus._furnishing import (
     check_calls,
     check_choices,
@@ -118,7 +119,7 @@ class Wiring(Replaceable):
         )
         self._is_concurrent = fanout == "concurrent"
         self._wrap = wrap
-        self._lock = threading.Lock()
+        self._lock = renewed(threading.Lock())
         self._alarms = Alarms(self._furniture.clock, f"{name}-alarms")
         self._home = Home(self._furniture.loop_thread)
         self._ending: Any = None

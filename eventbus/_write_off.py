@@ -7,8 +7,12 @@ is room. A store or an observer that fails hides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any
 
+from eventbus._beside import beside
 from eventbus._furniture import Furniture
 from eventbus._logger import logger
 from eventbus._receipt import Receipt
@@ -17,7 +21,50 @@ from eventbus._verdict import Trial
 from eventbus.dead_letter import DeadLetter, DeadLetters, Reason
 from eventbus.instrumentation import DeadLettered, Dropped, Undelivered
 
-__all__ = ["give_up", "write_off"]
+__all__ = ["gathering", "give_up", "keep_all", "write_off"]
+
+_here = threading.local()  # what is gathered in this thread
+
+
+@contextmanager
+def gathering(furniture: Furniture) -> Generator[list[DeadLetter]]:
+    """
+    Gather the letters of what this thread writes off in the block, for `keep_all`.
+
+    Where thousands are given up at once, each would else be a commit of its own. A store that
+    keeps but one at a time has them at once, as ever.
+    """
+    letters = list[DeadLetter]()
+    if beside(furniture.dead_letters, "add", "add_all") is not None:
+        _here.letters = letters
+    try:
+        yield letters
+    finally:
+        _here.letters = None
+
+
+def keep_all(furniture: Furniture, letters: list[DeadLetter]) -> None:
+    """
+    Keep the letters that were gathered, and tell the observers. A store that fails is logged.
+    """
+    if not letters:
+        return
+    store: Any = furniture.dead_letters
+    try:
+        kept = store.add_all(letters)
+    except Exception:
+        names = ", ".join(sorted({each.subscription for each in letters}))
+        logger().exception("%d dead letters of %s could not be kept", len(letters), names)
+        return
+    for each in kept if furniture.observers else ():
+        furniture.notify(
+            DeadLettered(
+                envelope=each.envelope,
+                subscription=each.subscription,
+                letter_id=each.id,
+                reason=each.reason,
+            )
+        )
 
 
 def write_off(furniture: Furniture, subscription: str, trial: Trial, reason: Reason) -> None:
@@ -67,6 +114,10 @@ def _kept(
         if not _has_room(furniture.dead_letters):
             return None
         letter = _letter(furniture, subscription, trial, reason)
+        gathered: list[DeadLetter] | None = getattr(_here, "letters", None)
+        if gathered is not None:
+            gathered.append(letter)
+            return None  # observers are told of it when it is kept
         return letter if furniture.dead_letters.add(letter) else None
     except Exception:
         logger().exception(

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypedDict, Unpack, cast, get_args
 import attrs
 
 from eventbus._envelope import Envelope
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus._story import AttemptFailure, story, type_name
 from eventbus.errors import DeadLetterNotFoundError, DeadLettersFullError
@@ -280,7 +281,7 @@ class InMemoryDeadLetters:
     )
     _by_id: OrderedDict[str, DeadLetter] = attrs.field(init=False, factory=OrderedDict, repr=False)
     _claims: dict[str, tuple[str, float]] = attrs.field(init=False, factory=dict, repr=False)
-    _lock: Lock = attrs.field(init=False, factory=Lock, repr=False)
+    _lock: Lock = attrs.field(init=False, factory=lambda: renewed(Lock()), repr=False)
     dropped: int = attrs.field(init=False, default=0)
     _overflowing: bool = attrs.field(init=False, default=False, repr=False)
 

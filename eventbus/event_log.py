@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 import attrs
 
 from eventbus._envelope import NO_HEADERS
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus.errors import ConcurrencyError, DuplicateEventError
 
@@ -290,7 +291,7 @@ class Listeners:
 
     def __init__(self) -> None:
         self._callbacks: tuple[Callable[[], object], ...] = ()
-        self._lock = Lock()
+        self._lock = renewed(Lock())
 
     def add(self, callback: Callable[[], object]) -> Callable[[], None]:
         """

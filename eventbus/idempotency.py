@@ -23,16 +23,16 @@ from collections.abc import Callable
 from itertools import repeat
 from math import inf
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 import attrs
 
+from eventbus._fork import renewed
+from eventbus._held import ClaimState, Held, Refused, refuse
 from eventbus._logger import logger
 
 __all__ = ["Claim", "HasId", "IdempotencyStore", "InMemoryIdempotencyStore"]
-
-ClaimState = Literal["granted", "done", "pending"]
 
 
 class HasId(Protocol):
@@ -139,60 +139,6 @@ class IdempotencyStore(Protocol):
         ...
 
 
-class _Held:
-    """
-    A granted claim, and the record of its key: its identity is the fence.
-
-    There is no ``__init__``: `claim` stores the slots itself, which is a call cheaper.
-    *open* is there while the claim is pending, and whoever deletes it decides what
-    becomes of the claim: under the GIL, exactly one ``del`` of a slot succeeds.
-    """
-
-    __slots__ = ("expires", "name", "open", "source", "ttl_ends", "waiters")
-
-    name: tuple[str, str]
-    source: Callable[[], HasId | None]
-    expires: float  # the lease
-    ttl_ends: float  # of a completed claim, and set before its *open* goes
-    open: Literal[True]
-    waiters: list[Callable[[], object]] | None
-
-    state: ClaimState = "granted"
-
-    @property
-    def event_id(self) -> str | None:
-        source = self.source()
-        return None if source is None else source.id
-
-    def close(self) -> bool:
-        try:
-            del self.open
-        except AttributeError:
-            return False
-        return True
-
-    def has_expired(self, now: float) -> bool:
-        # Only under the store's lock: after True the record must go.
-        if hasattr(self, "open") and (now < self.expires or self.close()):
-            return now >= self.expires
-        return now >= self.ttl_ends
-
-
-@attrs.frozen
-class _Refused:
-    """
-    A claim that met another holder.
-    """
-
-    holder: _Held
-    state: ClaimState
-    expires: float
-
-    @property
-    def event_id(self) -> str | None:
-        return self.holder.event_id
-
-
 @attrs.define(eq=False, kw_only=True)
 class InMemoryIdempotencyStore:
     """
@@ -219,17 +165,29 @@ class InMemoryIdempotencyStore:
     ttl: float = attrs.field(default=86_400.0, validator=attrs.validators.gt(0))
     lease: float = attrs.field(default=300.0, validator=attrs.validators.gt(0))
     capacity: int = attrs.field(default=100_000, validator=attrs.validators.ge(1))
-    _records: dict[tuple[str, str], _Held] = attrs.field(init=False, factory=dict, repr=False)
-    _finished: deque[_Held] = attrs.field(init=False, factory=deque, repr=False)
+    _records: dict[tuple[str, str], Held] = attrs.field(init=False, factory=dict, repr=False)
+    _finished: deque[Held] = attrs.field(init=False, factory=deque, repr=False)
     _lock: Lock = attrs.field(init=False, factory=Lock, repr=False)
     _tidy_at: int = attrs.field(init=False, default=0, repr=False)  # at so many records
     _scan_at: int = attrs.field(init=False, default=0, repr=False)  # at so many pending ones
+
+    def __attrs_post_init__(self) -> None:
+        renewed(self)
+
+    def _at_fork_reinit(self) -> None:
+        """
+        Remember what was done, in a forked child; what is pending, its parent handles.
+        """
+        self._lock = Lock()
+        for record in list(self._records.values()):
+            if not record.is_done:
+                del self._records[record.name]
 
     def claim(self, scope: str, key: str, *, source: HasId, now: float) -> Claim:
         """
         Ask for a key; of all who ask for a free one, exactly one is granted.
         """
-        held = _Held()
+        held = Held()
         held.name = name = (scope, key)
         try:
             held.source = ref(source)
@@ -284,7 +242,7 @@ class InMemoryIdempotencyStore:
         """
         Have *callback* called, once, when the holder *claim* met is settled.
         """
-        if not isinstance(claim, _Refused):
+        if not isinstance(claim, Refused):
             return False
         holder = claim.holder
         with self._lock:
@@ -302,7 +260,7 @@ class InMemoryIdempotencyStore:
         .. versionadded:: 0.1
         """
         holder = self._records.get((scope, key))
-        met = None if holder is None else _refuse(holder)
+        met = None if holder is None else refuse(holder)
         return met if met is not None and now < met.expires else None
 
     def forget(self, scope: str, key: str) -> bool:
@@ -332,20 +290,20 @@ class InMemoryIdempotencyStore:
         return len(self._records)  # with some that are free, but not swept out yet
 
     def _owns(self, claim: Claim) -> bool:
-        return isinstance(claim, _Held) and self._records.get(claim.name) is claim
+        return isinstance(claim, Held) and self._records.get(claim.name) is claim
 
-    def _contend(self, held: _Held, now: float) -> Claim:
-        lapsed: list[_Held] = []
+    def _contend(self, held: Held, now: float) -> Claim:
+        lapsed: list[Held] = []
         with self._lock:
             holder = self._records.setdefault(held.name, held)
             if holder is not held and holder.has_expired(now):
                 self._remove(holder)
                 lapsed, holder = [holder], self._records.setdefault(held.name, held)
-            claim = held if holder is held else _refuse(holder)
+            claim = held if holder is held else refuse(holder)
         self._wake(lapsed)
         return claim
 
-    def _remove(self, record: _Held) -> None:
+    def _remove(self, record: Held) -> None:
         record.close()
         del self._records[record.name]
         finished = self._finished
@@ -372,7 +330,7 @@ class InMemoryIdempotencyStore:
             if self._owns(record):
                 del records[record.name]
 
-    def _sweep_lapsed(self, now: float) -> list[_Held]:
+    def _sweep_lapsed(self, now: float) -> list[Held]:
         # Crashed holders go, each time the pending keys have doubled in number.
         if len(self._records) - len(self._finished) <= self._scan_at:
             return []
@@ -383,7 +341,7 @@ class InMemoryIdempotencyStore:
         self._scan_at = max(self.capacity // 2, 2 * pending)
         return lapsed
 
-    def _wake(self, records: list[_Held]) -> None:
+    def _wake(self, records: list[Held]) -> None:
         for record in records:
             with self._lock:
                 waiters, record.waiters = record.waiters, None
@@ -392,9 +350,3 @@ class InMemoryIdempotencyStore:
                     callback()
                 except Exception:
                     logger().exception("waiter %r raised", callback)
-
-
-def _refuse(holder: _Held) -> _Refused:
-    is_open = hasattr(holder, "open")
-    expires = holder.expires if is_open else holder.ttl_ends
-    return _Refused(holder, "pending" if is_open else "done", expires)

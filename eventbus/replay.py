@@ -25,7 +25,7 @@ import attrs
 from eventbus._clock import Clock, SystemClock
 from eventbus._envelope import Envelope
 from eventbus._owner import owner
-from eventbus._playback import Replayed, ReplayOptions, Run
+from eventbus._playback import Replayed, ReplayOptions, Run, at_once, checked
 from eventbus._tenure import Watch
 from eventbus.codec import Codec
 from eventbus.errors import SubscriptionBusyError
@@ -57,7 +57,14 @@ def replay(
     Hand logged events to *deliver*, in the order of their offsets, up to the log's end.
 
     The end is where the log ended when the replay began. Each envelope says so by
-    ``is_replay``, and which offset it has.
+    ``is_replay``, and which offset it has. The store is only read: what cannot be read is
+    passed over and counted.
+
+    Args:
+        store: What has the log.
+        codec: What reads the events.
+        deliver: Called with each envelope. What it returns counts for nothing.
+        options: See `ReplayOptions`.
 
     Returns:
         How far it has come.
@@ -65,13 +72,16 @@ def replay(
     Raises:
         Exception: What *deliver* or *reset* raises, with a note that says where.
         DecodeError: An event cannot be read, and ``unreadable="raise"``.
+        TypeError: *deliver* is async, which is for `areplay`; or there is no such option,
+            or none that takes that.
+        ValueError: An option has no such value; ``"quarantine"`` is one of a subscription.
 
     .. versionadded:: 0.1
     """
-    run = Run(store, codec, **options)
+    run = Run(store, codec, options)
     for envelope in run:
         try:
-            deliver(envelope)
+            run.count(at_once(deliver(envelope)))
         except BaseException as error:
             run.note(error, envelope)
             raise
@@ -89,10 +99,10 @@ async def areplay(
 
     .. versionadded:: 0.1
     """
-    run = Run(store, codec, **options)
+    run = Run(store, codec, options)
     for envelope in run:
         try:
-            await deliver(envelope)
+            run.count(await deliver(envelope))
         except BaseException as error:
             run.note(error, envelope)
             raise
@@ -131,7 +141,7 @@ def replay_subscription(
     with _held(store, codec, name, options) as (run, keeper):
         for envelope in run:
             try:
-                deliver(envelope, keeper.lease)
+                run.count(at_once(deliver(envelope, keeper.lease)))
             except BaseException as error:
                 run.note(error, envelope)
                 raise
@@ -150,14 +160,14 @@ async def areplay_subscription(
 
     .. versionadded:: 0.1
     """
-    clock = options.get("clock") or SystemClock()
+    clock = checked(options).get("clock") or SystemClock()
     watch = Watch(name, LEASE, store.progress, clock)
     while watch.is_undecided():  # in the thread of the event loop, which goes on
         await clock.asleep(_LOOK)
     with _held(store, codec, name, options, watch) as (run, keeper):
         for envelope in run:
             try:
-                await deliver(envelope, keeper.lease)
+                run.count(await deliver(envelope, keeper.lease))
             except BaseException as error:
                 run.note(error, envelope)
                 raise
@@ -253,7 +263,7 @@ def _held(
     """
     Hold the lease, and yield the replay of what *name* has handled.
     """
-    clock = options.get("clock") or SystemClock()
+    clock = checked(options).get("clock") or SystemClock()
     with Keeper.of(store.progress, name, clock=clock, watch=watch) as keeper:
         position = store.progress.position(name)
         unfinished = {each.offset for each in store.progress.pending(name)}
@@ -261,11 +271,11 @@ def _held(
         run = Run(
             store,
             codec,
+            options,
             subscription=name,
             taken=position.taken,
             without=unfinished,
             dead={each.record.offset for each in store.letters.query(letters)},
             tick=keeper.renew,
-            **options,
         )
         yield run, keeper

@@ -578,11 +578,38 @@ def test_a_payload_is_read_from_stdin(
     path: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """
-    A long one need not be quoted for the shell; a text may be an event, too.
+    A long one need not be quoted for the shell.
     """
-    monkeypatch.setattr(sys, "stdin", io.StringIO('"x"\n'))
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"order_id": "B-2"}\n'))
     assert 0 == main([path, "dead", "edit", "l1", "--payload", "-", "--json"])
-    assert [{"id": "l1", "payload": "x"}] == objects(capsys)
+    assert [{"id": "l1", "payload": {"order_id": "B-2"}}] == objects(capsys)
+
+
+@pytest.mark.parametrize("payload", ["5", "null", "[1]", '"x"'])
+def test_a_payload_without_fields_is_refused(
+    path: str, capsys: pytest.CaptureFixture[str], payload: str
+):
+    """
+    No event could be made of it; nothing is changed.
+    """
+    assert 2 == main([path, "dead", "edit", "l1", "--payload", payload])
+    said = "eventbus: --payload is no JSON object: give all of the event's fields, {...}"
+    assert said in capsys.readouterr().err
+    with SQLiteStore(path, read_only=True) as store:
+        assert store.letters.get("l1").edited is None
+
+
+def test_what_is_stored_without_fields_is_edited_without_them(
+    path: str, capsys: pytest.CaptureFixture[str]
+):
+    """
+    A class with a hook of its own may be stored as a text, or a number.
+    """
+    with SQLiteStore(path) as store:
+        texts = [each for each in store.log.read() if each.name == "shop.noted"]
+        store.letters.add(letter("l3", texts[0]))
+    assert 0 == main([path, "dead", "edit", "l3", "--payload", '"x"', "--json"])
+    assert [{"id": "l3", "payload": "x"}] == objects(capsys)
 
 
 @pytest.mark.parametrize(

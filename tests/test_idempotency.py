@@ -26,7 +26,8 @@ from contracts.idempotency_store import (
     Source,
     together,
 )
-from eventbus.idempotency import Claim, InMemoryIdempotencyStore, _Held
+from eventbus._held import Held
+from eventbus.idempotency import Claim, InMemoryIdempotencyStore
 
 
 class TestInMemoryIdempotencyStore(IdempotencyStoreContract):
@@ -397,7 +398,7 @@ def test_a_key_freed_at_the_last_instant_is_granted(store: InMemoryIdempotencySt
     assert "granted" == claim(store, "a").state
 
 
-class Watched(_Held):
+class Watched(Held):
     """
     A held key that lets its holder complete just after it was seen to be pending.
     """

@@ -24,7 +24,7 @@ from eventbus import (
     UnknownEventError,
     event,
 )
-from eventbus.codec import JSONCodec
+from eventbus.codec import JSONCodec, upcast
 from eventbus.event_log import Record
 from eventbus.kept_letters import KeptLetter
 from eventbus.memory import MemoryStore
@@ -42,6 +42,7 @@ from eventbus.store import Store
 from eventbus.testing import VirtualClock
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
+NAIVE = NOON.replace(tzinfo=None)
 WRITER = JSONCodec()
 
 
@@ -64,6 +65,16 @@ class Paid(Fact):
 @event(name="shop.noted")
 class Noted:
     text: str
+
+
+@event(name="shop.shipped", version=2)
+class Shipped:
+    order: str
+
+
+@upcast(Shipped, from_version=1)
+def with_its_order(data: dict[str, Any]) -> dict[str, Any]:
+    return {"order": data["id"]}
 
 
 def stored(happened: Any, minute: int = 0, **facts: Any) -> Record:
@@ -264,6 +275,100 @@ def test_what_is_raised_ends_the_replay(log: Store, codec: JSONCodec, again: Ver
     ] == caught.value.__notes__
 
 
+def test_an_older_version_comes_as_what_it_was_brought_up_to(store: Store):
+    """
+    The envelope has the version of the event that is in it, as when it is delivered.
+    """
+    store.log.append([stored(Shipped("a"), version=1, payload=b'{"id": "a"}')])
+    found = list[Any]()
+    replay(store, JSONCodec(), lambda each: found.append((each.event, each.version)))
+    assert [(Shipped("a"), 2)] == found
+
+
+# -- what cannot be meant --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [list, set, frozenset])
+def test_classes_come_in_any_collection(
+    log: Store, codec: JSONCodec, kind: Callable[..., Any], again: Verb
+):
+    """
+    A list of them is as good as a tuple.
+    """
+    found: list[int | None] = []
+    options: Any = {"event_types": kind([Paid])}
+    done = again(log, codec, lambda envelope: found.append(envelope.offset), **options)
+    assert ([4, 5], 0) == (found, done.unreadable)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"unitl": 2}, TypeError, "takes no unitl; it takes from_, until, names, key, event_types"),
+        ({"subscription": "mailer"}, TypeError, "takes no subscription; it takes"),
+        ({"event_types": Paid}, TypeError, "event_types is a tuple or a list of classes, not <cl"),
+        ({"event_types": ["shop.paid"]}, TypeError, r"of classes, not \['shop.paid'\]"),
+        ({"names": "shop.paid"}, TypeError, "names is a tuple or a list of names, not 'shop.paid'"),
+        ({"names": [Paid]}, TypeError, "of names, not"),
+        ({"key": 5}, TypeError, "key is text, as that of an envelope is, not 5"),
+        ({"from_": "1"}, TypeError, "from_ is an offset or a datetime, not '1'"),
+        ({"from_": 1.5}, TypeError, "from_ is an offset or a datetime, not 1.5"),
+        ({"from_": None}, TypeError, "from_ is an offset or a datetime, not None"),
+        ({"from_": NOON.date()}, TypeError, r"not datetime.date\(2024, 2, 29\)"),
+        ({"from_": NAIVE}, ValueError, "has no time zone"),
+        ({"until": True}, TypeError, "until is an offset or a datetime, not True"),
+        ({"until": ""}, TypeError, "until is an offset or a datetime, not ''"),
+        ({"until": NAIVE}, ValueError, "has no time zone"),
+        ({"reset": asyncio.sleep}, TypeError, "reset is a plain callable, not <function sleep"),
+        ({"progress": "bar"}, TypeError, "progress is a plain callable, not 'bar'"),
+        (
+            {"unreadable": "ignore"},
+            ValueError,
+            "unreadable is one of 'quarantine', 'skip', 'raise'",
+        ),
+    ],
+    ids=lambda given: "" if not isinstance(given, dict) else next(iter(given)),
+)
+def test_options_that_cannot_be_meant_are_refused(
+    log: Store, codec: JSONCodec, options: Any, error: type[Exception], said: str
+):
+    """
+    Before anything is called, and before the lease of a subscription is asked for.
+    """
+    consumed(log)
+    found = list[Any]()
+    given = {"reset": lambda: found.append("reset"), **options}
+    for again in (replay, _call(areplay)):
+        with pytest.raises(error, match=said):
+            again(log, codec, found.append, **given)
+    for again in (replay_subscription, _call(areplay_subscription)):
+        with pytest.raises(error, match=said):
+            again(log, codec, lambda *_: found.append(0), "mailer", **given)
+    assert ([], 0) == (found, log.letters.count())
+
+
+def test_what_has_to_be_awaited_is_for_the_twin(log: Store, codec: JSONCodec):
+    """
+    An async callable is not taken for one that has handled its event.
+    """
+    found = list[Any]()
+
+    class Later:
+        def __await__(self) -> Any:
+            yield
+
+    async def deliver(*given: Any) -> None:
+        found.append(given)
+
+    at_rest(log)
+    for given in (deliver, lambda _: Later()):
+        with pytest.raises(TypeError, match=r"does not await .* Use await areplay\(\.\.\.\)"):
+            replay(log, codec, given)
+    with pytest.raises(TypeError, match="does not await"):
+        replay_subscription(log, codec, deliver, "mailer")
+    assert [] == found
+
+
 # -- progress --------------------------------------------------------------------------------
 
 
@@ -308,17 +413,61 @@ def broken(log: Store) -> Store:
     return log
 
 
-def test_what_cannot_be_read_is_set_aside(broken: Store, codec: JSONCodec):
+def test_what_cannot_be_read_is_passed_over_and_counted(
+    broken: Store, codec: JSONCodec, again: Verb
+):
     """
-    It is kept as a dead letter that says why; what comes after it is replayed.
+    A callable gets what comes after it, and the store is only read.
+    """
+    found: list[int | None] = []
+    done = again(broken, codec, lambda envelope: found.append(envelope.offset), from_=5)
+    assert [5, 8] == found
+    assert (2, 2, 0) == (done.delivered, done.unreadable, broken.letters.count())
+
+
+def test_a_read_only_store_is_replayed(tmp_path: Path, codec: JSONCodec, again: Verb):
+    """
+    Also where events of somebody else's are among those that are asked for.
+    """
+    with SQLiteStore(tmp_path / "shop.db") as store:
+        unknown = stored(Noted("x"), 1, name="shop.nobody_declares")
+        store.log.append([stored(Paid("a")), unknown, stored(Paid("b"), 2)])
+    found = list[Any]()
+    with SQLiteStore(tmp_path / "shop.db", read_only=True) as store:
+        deliver = lambda envelope: found.append(envelope.event)  # noqa: E731 - short
+        done = again(store, codec, deliver, event_types=(Paid,))
+    assert ([Paid("a"), Paid("b")], 1) == (found, done.unreadable)
+
+
+def test_a_callable_owns_no_dead_letters(broken: Store, codec: JSONCodec, again: Verb):
+    """
+    Nobody could ever redrive them; what can be asked for instead is said.
+    """
+    with pytest.raises(ValueError, match="'skip' counts what cannot be read, 'raise' ends there"):
+        again(broken, codec, print, unreadable="quarantine")
+    assert 0 == broken.letters.count()
+
+
+@pytest.fixture
+def mailer(broken: Store) -> Store:
+    """
+    The same store, and a subscription that was told of all of it.
+    """
+    at_rest(broken, 8)
+    return broken
+
+
+def test_what_cannot_be_read_is_set_aside(mailer: Store, codec: JSONCodec, again_for: Verb):
+    """
+    A subscription keeps it as a dead letter that says why, and gets what comes after it.
     """
     clock = VirtualClock()
     found: list[int | None] = []
-    deliver = lambda envelope: found.append(envelope.offset)  # noqa: E731 - short
-    done = replay(broken, codec, deliver, from_=5, clock=clock)
+    deliver = lambda envelope, _: found.append(envelope.offset)  # noqa: E731 - short
+    done = again_for(mailer, codec, deliver, "mailer", from_=5, clock=clock)
     assert [5, 8] == found
     assert (2, 2) == (done.delivered, done.unreadable)
-    first, second = broken.letters.query()
+    first, second = mailer.letters.query()
     assert ("gone", "torn") == (first.record.id, second.record.id)
     assert ("unreadable", "eventbus.errors._codec.UnknownEventError") == (
         first.reason,
@@ -330,34 +479,15 @@ def test_what_cannot_be_read_is_set_aside(broken: Store, codec: JSONCodec):
     assert clock.time() == datetime.fromisoformat(failure["time"]).timestamp()
 
 
-def test_what_is_set_aside_already_is_not_set_aside_again(broken: Store, codec: JSONCodec):
+def test_what_is_set_aside_already_is_not_set_aside_again(
+    mailer: Store, codec: JSONCodec, again_for: Verb
+):
     """
     However often it is replayed, there is one letter for each event.
     """
-    for _ in range(2):
-        replay(broken, codec, lambda _: None)
-    assert 2 == broken.letters.count()
-
-
-def test_what_is_set_aside_already_is_looked_for_once(
-    broken: Store, codec: JSONCodec, monkeypatch: pytest.MonkeyPatch
-):
-    """
-    However much cannot be read, and page by page where there is much already.
-    """
-    asked, query = list[Any](), broken.letters.query
-
-    def count(*given: Any, **options: Any) -> Any:
-        asked.append(options)
-        return query(*given, **options)
-
-    monkeypatch.setattr("eventbus._playback._PAGE", 1)
-    monkeypatch.setattr(broken.letters, "query", count)
-    assert 2 == replay(broken, codec, lambda _: None).unreadable
-    assert 1 == len(asked)
-    assert 2 == replay(broken, codec, lambda _: None).unreadable
-    assert 1 + 3 == len(asked)
-    assert 2 == broken.letters.count()
+    found = [again_for(mailer, codec, lambda *_: None, "mailer") for _ in range(2)]
+    assert [(2, 0), (0, 2)] == [(each.unreadable, each.dead_letters) for each in found]
+    assert 2 == mailer.letters.count()
 
 
 def test_what_cannot_be_read_can_be_skipped(broken: Store, codec: JSONCodec):
@@ -405,9 +535,10 @@ def test_a_damaged_record_is_not_delivered(
     """
     Bytes that are not those that were written are set aside, whatever they decode to.
     """
+    at_rest(log)
     record = stored(Paid("a"), 9, is_intact=False, offset=5)
     monkeypatch.setattr(type(log.log), "read", lambda *_, **__: iter([record]))
-    done = replay(log, codec, lambda _: None)
+    done = replay_subscription(log, codec, print, "mailer")
     assert (0, 1) == (done.delivered, done.unreadable)
     (letter,) = log.letters.query()
     assert "eventbus.errors._store.StoreCorruptError" == letter.error_type
@@ -416,22 +547,22 @@ def test_a_damaged_record_is_not_delivered(
 # -- a subscription --------------------------------------------------------------------------
 
 
-def consumed(store: Store, **step: Any) -> Lease:
+def consumed(store: Store, taken: int = 5, **step: Any) -> Lease:
     """
     Let a subscription have taken the five events, and be at rest.
     """
     store.progress.open("mailer", start="origin")
     lease = store.progress.acquire("mailer", owner="app", ttl=30.0, now=0.0)
     assert lease is not None
-    store.progress.advance(lease, Step(taken=5, **step))
+    store.progress.advance(lease, Step(taken=taken, **step))
     return lease
 
 
-def at_rest(store: Store, **step: Any) -> None:
+def at_rest(store: Store, taken: int = 5, **step: Any) -> None:
     """
     Do the same, and let nobody consume it.
     """
-    store.progress.release(consumed(store, **step))
+    store.progress.release(consumed(store, taken, **step))
 
 
 def test_a_subscription_gets_again_what_it_has_finished(

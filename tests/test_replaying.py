@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from eventbus.progress import Step
 from eventbus.replay import Replayed
 from eventbus.sqlite import SQLiteStore
 from eventbus.store import Store
+
+NAIVE = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 
 
 @event(key="order")
@@ -179,6 +182,33 @@ def test_a_replay_that_would_end_before_it_begins_is_refused(
     assert [1] == resets
 
 
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"from_": "1"}, "TypeError: from_ is an offset or a datetime, not '1'"),
+        ({"from_": 1.5}, "TypeError: from_ is an offset or a datetime, not 1.5"),
+        ({"from_": date(2026, 1, 1), "until": 5}, "TypeError: from_ is an offset or a datetime"),
+        ({"from_": 1, "until": "5"}, "TypeError: until is an offset or a datetime, not '5'"),
+        ({"from_": NAIVE}, "ValueError: .* has no time zone"),
+        ({"from_": NAIVE.replace(tzinfo=UTC), "until": NAIVE}, "ValueError: .* has no time zone"),
+    ],
+)
+def test_a_replay_begins_and_ends_at_offsets_or_times(
+    bus: EventBus, store: Store, again: Replay, given: Any, refused: str
+):
+    """
+    What is neither is refused, and nothing was reset.
+    """
+    resets = list[int]()
+    reset = lambda: resets.append(1)  # noqa: E731 - short
+    bus.subscribe(Placed, print, name="mailer", delivery=Durable(), reset=reset)
+    had(store)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        again(bus, "mailer", **given)
+    assert re.match(refused, f"{caught.type.__name__}: {caught.value}")
+    assert [] == resets
+
+
 def test_a_running_subscription_is_not_replayed(bus: EventBus, again: Replay):
     """
     A bus that was started consumes it, and has to be stopped before.
@@ -215,8 +245,8 @@ def test_filter_and_hooks_are_asked_as_ever(bus: EventBus, store: Store, again: 
     bus.publish(Placed("a"))
     bus.publish(Placed("b"))
     had(store)
-    again(bus, "mailer")
-    assert ["wrap", "b"] == found
+    done = again(bus, "mailer")
+    assert (["wrap", "b"], 1) == (found, done.delivered)
 
 
 def test_an_async_handler_is_replayed_in_both_colours(bus: EventBus, store: Store, again: Replay):

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from contextvars import copy_context
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -27,6 +29,8 @@ from eventbus import (
 )
 from eventbus import _running as running
 from eventbus._ending import DrainReport, first_busy
+from eventbus.instrumentation import DeadLettered
+from eventbus.sqlite import SQLiteStore
 from queue_by_hand import PATIENCE, Hands, met, until
 
 
@@ -811,3 +815,85 @@ def test_a_closed_bus_is_not_started_again() -> None:
     with pytest.raises(BusClosedError, match="cannot be started again"):
         asyncio.run(enter())
     assert bus.close().ok
+
+
+# -- many that are given up, on a bus with a store
+
+
+def paused(store: SQLiteStore, *numbers: int, **options: Any) -> EventBus:
+    """
+    A bus on *store* whose one queue handles nothing of what it has taken.
+    """
+    bus = EventBus(store=store, **options)
+    bus.subscribe(Asked, lambda asked: None, name="work", delivery=Queued()).pause()
+    for number in numbers:
+        bus.publish(Asked(number))
+    return bus
+
+
+@in_both_colours
+def test_what_is_given_up_is_kept_by_one_transaction(
+    verbs: Verbs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """
+    However much it is; and observers are told of each letter that is kept.
+    """
+    store, told, steps = SQLiteStore(tmp_path / "shop.db"), list[Any](), list[int]()
+    add_all = store.letters.add_all
+
+    def counted(letters: list[Any]) -> None:
+        steps.append(len(letters))
+        add_all(letters)
+
+    monkeypatch.setattr(store.letters, "add_all", counted)
+    monkeypatch.setattr(store.letters, "add", counted)
+    bus = paused(store, 1, 2, 3, observers=[told.append])
+    verbs.close(bus, 0.0)
+    assert [3] == steps
+    letters = [each.letter_id for each in told if isinstance(each, DeadLettered)]
+    with SQLiteStore(tmp_path / "shop.db") as again:
+        assert letters == [each.id for each in again.letters.query()]
+    assert 3 == len(letters)
+
+
+@in_both_colours
+def test_a_locked_file_is_waited_for_once_where_much_is_given_up(
+    verbs: Verbs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """
+    One line says how much could not be kept, and nobody is told that it was.
+    """
+    told = list[Any]()
+    bus = paused(
+        SQLiteStore(tmp_path / "shop.db", busy_timeout=0.05), 1, 2, 3, observers=[told.append]
+    )
+    with closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        report = verbs.close(bus, 0.0)
+        other.execute("ROLLBACK")
+    assert {"work": 3} == report.left
+    lines = [each for each in caplog.messages if "could not be kept" in each]
+    assert ["3 dead letters of work could not be kept"] == lines
+    assert [] == [each for each in told if isinstance(each, DeadLettered)]
+
+
+def test_a_letter_that_cannot_be_written_hinders_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """
+    Its event has no form in a store; it is logged by itself.
+    """
+
+    @event(logged=False)
+    class Odd:
+        what: object
+
+    store = SQLiteStore(tmp_path / "shop.db")
+    bus = paused(store, 1)
+    bus.subscribe(Odd, print, name="odd", delivery=Queued()).pause()
+    bus.publish(Odd(object()))
+    bus.publish(Asked(2))
+    bus.close(0.0)
+    with SQLiteStore(tmp_path / "shop.db") as again:
+        assert 2 == again.letters.count()
+    assert 1 == sum("the dead letter of odd for event" in each for each in caplog.messages)

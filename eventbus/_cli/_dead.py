@@ -140,6 +140,8 @@ def edit(store: SQLiteStore, arguments: Namespace, out: Output) -> int:
     Change what will be delivered of a dead letter.
     """
     payload = None if arguments.original else _given(arguments.payload)
+    if payload is not None:
+        _refuse_what_has_no_fields(payload, store.letters.get(arguments.id).record.payload)
     letter = store.letters.edit(arguments.id, payload)
     out.facts({"id": letter.id, "payload": payload_of(letter.payload)})
     return 0
@@ -150,6 +152,20 @@ def _given(text: str) -> bytes:
         payload = (sys.stdin.read() if text == "-" else text).strip().encode()
     except UnicodeError as error:
         raise UsageError(f"--payload is no text in UTF-8: {error}") from None
-    if isinstance(payload_of(payload), str) and not payload.startswith(b'"'):
+    if _kind(payload) is None:
         raise UsageError("--payload is no JSON; it is stored as the event's fields")
     return payload
+
+
+def _refuse_what_has_no_fields(payload: bytes, stored: bytes) -> None:
+    if _kind(payload) is not dict and _kind(stored) in (dict, None):
+        raise UsageError("--payload is no JSON object: give all of the event's fields, {...}")
+
+
+def _kind(payload: bytes) -> type | None:
+    """
+    Return what Python reads it as, or ``None``: it is no JSON.
+    """
+    found: object = payload_of(payload)
+    is_text_alone = isinstance(found, str) and not payload.startswith(b'"')
+    return None if is_text_alone else type(found)

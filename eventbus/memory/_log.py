@@ -20,6 +20,7 @@ from typing import Any
 
 import attrs
 
+from eventbus._fork import renewed
 from eventbus.errors import StoreError
 from eventbus.event_log import (
     Listeners,
@@ -68,7 +69,7 @@ class InMemoryEventLog:
         self._versions: dict[str, int] = {}
         self._by_id: dict[str, Record] = {}
         self._changes = 0
-        self._lock = RLock() if lock is None else lock
+        self._lock = renewed(RLock()) if lock is None else lock
         self.listeners = Listeners()
         self.staged: dict[Any, Staged] = {}
 

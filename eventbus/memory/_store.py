@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from eventbus._fork import renewed
 from eventbus._gate import Gate
 from eventbus.errors import LeaseLostError, StoreClosedError, StoreError, StoreLockedError
 from eventbus.idempotency import IdempotencyStore, InMemoryIdempotencyStore
@@ -55,7 +56,7 @@ class MemoryStore:
         self._gate = Gate("the store in memory", busy_timeout)
         self._connection: HandlerConnection | None = None
         self._crashes = 0
-        self._lock = lock = RLock()
+        self._lock = lock = renewed(RLock())
         self._letters = letters = MemoryLetters(lock)
         self._log = InMemoryEventLog(self._floor, lock, lambda: letters.changes)
         self._progress = MemoryProgress(

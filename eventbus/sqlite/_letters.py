@@ -65,6 +65,17 @@ class SQLiteLetters:
         """
         self._writer.run(lambda connection: insert_letter(connection, letter))
 
+    def add_all(self, letters: Sequence[KeptLetter]) -> None:
+        """
+        Keep letters by one transaction: all of them, or none.
+        """
+
+        def insert(connection: Statements) -> None:
+            for letter in letters:
+                insert_letter(connection, letter)
+
+        self._writer.run(insert)
+
     def get(self, id: str) -> KeptLetter:
         """
         Return the letter of that id.

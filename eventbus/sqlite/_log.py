@@ -15,6 +15,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any
 
+from eventbus._fork import renewed
 from eventbus._logger import logger
 from eventbus.event_log import (
     Listeners,
@@ -71,7 +72,7 @@ class SQLiteEventLog:
         self._database = database
         self._writer = writer
         self._watch: sqlite3.Connection | None = None
-        self._watching = Lock()
+        self._watching = renewed(Lock())
         self._place = _place_of(database.path)
         self.listeners = Listeners()
 

@@ -24,6 +24,7 @@ from contextlib import suppress
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from eventbus._fork import renewed
 from eventbus.errors import StoreError
 from eventbus.sqlite._database import Database
 from eventbus.sqlite._faults import fault
@@ -127,10 +128,10 @@ class Writer:
     def __init__(self, database: Database, connection: sqlite3.Connection) -> None:
         self._database = database
         self._connection = connection
-        self._lock = Lock()  # held by whoever writes
+        self._lock = renewed(Lock())  # held by whoever writes
         self._queue: deque[_Job[Any]] = deque()
-        self._wake = Event()
-        self._starting = Lock()
+        self._wake = renewed(Event())
+        self._starting = renewed(Lock())
         self._committer: Thread | None = None
 
     def insert(self, sql: str, row: Sequence[Any]) -> int:
