@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from eventbus._beside import beside
 from eventbus._event import declaration_of, refuse_no_event, text_of
 from eventbus._job import Depth
 from eventbus._registry import Registry
@@ -253,7 +254,7 @@ def explain(
     Raises:
         NotAnEventError: It can be no event.
     """
-    look = getattr(keys, "look", None)
+    look = beside(keys, "claim", "look")
     look = None if look is None else partial(look, now=now)
     asked = _Asked(event, *_read(event), is_closed=is_closed, look=look)
     matching = registry.matching(asked.event_type)
