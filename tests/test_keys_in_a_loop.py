@@ -473,6 +473,7 @@ def test_an_event_does_not_wait_for_its_own_key_when_its_loop_has_ended(bus: Eve
     The loop is closed, with nothing cancelled, while the key is being claimed on it.
     """
     loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)  # that a task of it is left behind is meant
 
     async def leave() -> Meanwhile:
         meanwhile = Meanwhile(bus)
