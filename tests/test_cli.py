@@ -24,8 +24,10 @@ import attrs
 import pytest
 
 from eventbus import (
+    DeadLetterNotFoundError,
     Durable,
     EventBus,
+    EventBusError,
     Failure,
     SubscriptionBusyError,
     SubscriptionNotFoundError,
@@ -940,6 +942,19 @@ def test_a_held_key_is_redriven_in_order(
     assert 1 == main(asked)
     assert ["failed", "held", "failed"] == [each["outcome"] for each in objects(capsys)]
     assert 2 == len(called)
+
+
+def test_what_cannot_be_redriven_says_why_and_the_others_go_on(real: EventBus):
+    """
+    One that is not there, and one that nobody is subscribed for here.
+    """
+    real.subscribe(Placed, lambda placed: None, name="payment")
+    came = dict(real._redrive_each(["none", "l2", "l1"]))
+    real.close()
+    assert ["none", "l2", "l1"] == list(came)
+    assert isinstance(came["none"], DeadLetterNotFoundError)
+    assert isinstance(came["l2"], EventBusError)
+    assert not isinstance(came["l1"], EventBusError)
 
 
 def test_a_letter_that_is_gone_meanwhile_is_no_problem(

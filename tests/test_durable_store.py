@@ -623,6 +623,16 @@ def test_a_process_is_known_to_be_gone_only_where_that_is_certain(process: str, 
     assert gone is owners.is_gone(process.format(place=place, own=own, life=life))
 
 
+def test_a_process_of_which_nothing_more_is_told_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Where there is no /proc, or the process has gone since it was asked for.
+    """
+    place = owners.owner().rpartition(" pid ")[0]
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "kill", lambda *_: None)
+        assert not owners.is_gone(f"{place} pid 999999999 abc")
+
+
 @pytest.mark.parametrize("error", [PermissionError, OverflowError])
 def test_a_process_that_cannot_be_asked_about_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]

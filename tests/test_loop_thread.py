@@ -588,3 +588,27 @@ def test_who_waits_until_nothing_runs_is_told_once(loop_thread: LoopThread):
     thread.join(20.0)
     assert ["at once", "later"] == told
     assert not loop_thread.is_busy
+
+
+def test_a_forked_process_leaves_the_loop_of_its_parent_alone(monkeypatch: pytest.MonkeyPatch):
+    """
+    What it has got of a loop thread may go: the loop and the thread are its parent's.
+    """
+    mine = LoopThread("of the parent")
+    mine.run(quiet)
+    loop, pid = mine._loop, os.getpid()
+    assert loop is not None
+    finalizer = mine._finalizer
+    assert finalizer is not None
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "getpid", lambda: pid + 1)
+        finalizer.peek()[1](*finalizer.peek()[2])  # type: ignore[index]
+    assert loop.is_running()
+    mine.close()
+    assert loop.is_closed()
+
+
+async def quiet() -> None:
+    """
+    Come to an end at once.
+    """

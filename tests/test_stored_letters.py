@@ -106,6 +106,17 @@ def test_what_cannot_be_read_is_shown_as_such(store: MemoryStore, letters: Store
     assert "a" == ids(letters.query(event_type=Unreadable))
 
 
+def test_many_letters_are_kept_one_by_one_where_the_store_has_no_other_way(
+    letters: StoredDeadLetters,
+):
+    """
+    Those in memory need no transaction for it.
+    """
+    made = [letter("a"), letter("b")]
+    assert made == letters.add_all(made)
+    assert ["a", "b"] == [each.id for each in letters]
+
+
 def test_letters_of_a_class_that_is_only_declared_are_read(store: MemoryStore):
     """
     The codec of a new process knows nobody: whoever is declared here is found by the name.
