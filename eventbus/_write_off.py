@@ -23,7 +23,8 @@ from eventbus.instrumentation import DeadLettered, Dropped, Undelivered
 
 __all__ = ["gathering", "give_up", "keep_all", "write_off"]
 
-_here = threading.local()  # what is gathered in this thread
+_Gathered = tuple[Furniture, list[DeadLetter]]
+_here = threading.local()  # what is gathered in this thread, and for which bus
 
 
 @contextmanager
@@ -34,13 +35,13 @@ def gathering(furniture: Furniture) -> Generator[list[DeadLetter]]:
     Where thousands are given up at once, each would else be a commit of its own. A store that
     keeps but one at a time has them at once, as ever.
     """
-    letters = list[DeadLetter]()
+    letters, around = list[DeadLetter](), getattr(_here, "gathered", None)
     if beside(furniture.dead_letters, "add", "add_all") is not None:
-        _here.letters = letters
+        _here.gathered = (furniture, letters)
     try:
         yield letters
     finally:
-        _here.letters = None
+        _here.gathered = around
 
 
 def keep_all(furniture: Furniture, letters: list[DeadLetter]) -> None:
@@ -114,9 +115,10 @@ def _kept(
         if not _has_room(furniture.dead_letters):
             return None
         letter = _letter(furniture, subscription, trial, reason)
-        gathered: list[DeadLetter] | None = getattr(_here, "letters", None)
-        if gathered is not None:
-            gathered.append(letter)
+        gathered: _Gathered | None = getattr(_here, "gathered", None)
+        # Not what an observer has another bus write off meanwhile.
+        if gathered is not None and gathered[0] is furniture:
+            gathered[1].append(letter)
             return None  # observers are told of it when it is kept
         return letter if furniture.dead_letters.add(letter) else None
     except Exception:

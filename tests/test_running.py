@@ -877,6 +877,24 @@ def test_a_locked_file_is_waited_for_once_where_much_is_given_up(
     assert [] == [each for each in told if isinstance(each, DeadLettered)]
 
 
+def test_what_another_bus_gives_up_meanwhile_is_kept_by_that_one(tmp_path: Path):
+    """
+    An observer that is told of what is given up may fill the queue of another bus.
+    """
+    other = EventBus(store=SQLiteStore(tmp_path / "other.db"))
+    full = Queued(capacity=1, overflow="drop_oldest")
+    other.subscribe(Asked, lambda asked: None, name="other", delivery=full).pause()
+    other.publish(Asked(10))
+    store = SQLiteStore(tmp_path / "shop.db")
+    bus = paused(store, 1, 2, observers=[lambda told: other.publish(Asked(11))])
+    bus.close(0.0)
+    other.close(0.0)
+    with SQLiteStore(tmp_path / "shop.db") as again:
+        assert ["work", "work"] == [each.subscription for each in again.letters.query()]
+    with SQLiteStore(tmp_path / "other.db") as again:
+        assert {"other"} == {each.subscription for each in again.letters.query()}
+
+
 def test_a_letter_that_cannot_be_written_hinders_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
