@@ -948,7 +948,8 @@ def test_what_cannot_be_redriven_says_why_and_the_others_go_on(real: EventBus):
     """
     One that is not there, and one that nobody is subscribed for here.
     """
-    real.subscribe(Placed, lambda placed: None, name="payment")
+    real.subscribe(Placed, lambda placed: None, name="payment", delivery=Durable())
+    real._codec.know(Placed)
     came = dict(real._redrive_each(["none", "l2", "l1"]))
     real.close()
     assert ["none", "l2", "l1"] == list(came)
